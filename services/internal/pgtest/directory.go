@@ -32,7 +32,8 @@ type directory struct {
 // newDirectory makes a directory in parent, and first removes those there whose owners are dead.
 func newDirectory(parent string) (*directory, error) {
 	if err := sweep(parent); err != nil {
-		return nil, fmt.Errorf("remove what killed tests left: %w", err)
+		// It is in nobody's way but the disk's, and no reason why today's tests should fail.
+		fmt.Fprintln(os.Stderr, "pgtest: remove what killed tests left:", err)
 	}
 	path, err := os.MkdirTemp(parent, directoryPrefix)
 	if err != nil {
@@ -90,19 +91,15 @@ func sweep(parent string) error {
 	if err != nil {
 		return err
 	}
+	var problems []error
 	for _, path := range paths {
 		left, err := leftAt(path)
-		if err != nil {
-			return err
+		if left != nil {
+			err = left.remove(ctx)
 		}
-		if left == nil {
-			continue
-		}
-		if err := left.remove(ctx); err != nil {
-			return err
-		}
+		problems = append(problems, err)
 	}
-	return nil
+	return errors.Join(problems...)
 }
 
 // leftAt returns the directory, locked, if its owner is dead; else nil. Others may be removing it at this moment.

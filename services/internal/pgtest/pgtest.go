@@ -58,8 +58,9 @@ func Database(t testing.TB) string {
 	t.Helper()
 	server := Server(t)
 	name := current.databaseName()
-	// Nothing connects to template0, so copying it never waits for anybody.
-	execute(t, server, fmt.Sprintf("CREATE DATABASE %s TEMPLATE template0", name))
+	// Nothing connects to template0, so copying it never waits for anybody. Copied as files, without fsync, it takes half
+	// the time that it takes through the log.
+	execute(t, server, fmt.Sprintf("CREATE DATABASE %s TEMPLATE template0 STRATEGY file_copy", name))
 	t.Cleanup(func() { execute(t, server, fmt.Sprintf("DROP DATABASE %s WITH (FORCE)", name)) })
 	return server.DSN(name)
 }

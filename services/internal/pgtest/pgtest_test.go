@@ -1,15 +1,15 @@
 package pgtest_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tenantry/tenantry/services/internal/pgserver"
 	"github.com/tenantry/tenantry/services/internal/pgtest"
 )
-
-func TestMain(m *testing.M) { pgtest.Main(m) }
 
 func query(t *testing.T, dsn, sql string) string {
 	t.Helper()
@@ -56,4 +56,31 @@ func TestServerOfItsOwnKeepsItsDataOverAKill(t *testing.T) {
 
 	require.Equal(t, server.Port(), again.Port())
 	require.Equal(t, "7", query(t, again.DSN("postgres"), "SELECT x FROM kept"))
+}
+
+func TestServersOfTheirOwnTakeTheirOwnSettings(t *testing.T) {
+	t.Parallel()
+	server := pgtest.NewServer(t, func(cfg *pgserver.Config) {
+		cfg.MaxConnections = 17
+		cfg.Settings["work_mem"] = "7MB"
+	})
+	require.Equal(t, "17", query(t, server.DSN("postgres"), "SHOW max_connections"))
+	require.Equal(t, "7MB", query(t, server.DSN("postgres"), "SHOW work_mem"))
+	require.Equal(t, "400", query(t, pgtest.AdminDSN(t), "SHOW max_connections"))
+	require.NotEqual(t, "7MB", query(t, pgtest.AdminDSN(t), "SHOW work_mem"))
+}
+
+func TestDatabaseGoesThoughSomebodyIsStillConnected(t *testing.T) {
+	t.Parallel()
+	var open *pgconn.PgConn
+	var name string
+	t.Run("leaves a connection", func(t *testing.T) {
+		dsn := pgtest.Database(t)
+		name = query(t, dsn, "SELECT current_database()")
+		var err error
+		open, err = pgconn.Connect(context.Background(), dsn)
+		require.NoError(t, err)
+	})
+	defer func() { _ = open.Close(t.Context()) }()
+	require.Equal(t, "0", query(t, pgtest.AdminDSN(t), "SELECT count(*) FROM pg_database WHERE datname = '"+name+"'"))
 }
