@@ -113,7 +113,8 @@ func (p place) remove(ctx context.Context) error {
 	} else if err := os.Remove(p.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: want a cluster to remove: %w", p.dir, err)
 	}
-	return errors.Join(p.clean(), removeLink(p.link))
+	// In this order: a cluster whose link is gone is the one that clean may remove.
+	return errors.Join(removeLink(p.link), p.clean())
 }
 
 func removeLink(link string) error {

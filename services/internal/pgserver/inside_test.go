@@ -38,7 +38,8 @@ func TestPassingADirectoryFollowsTheKernelsRule(t *testing.T) {
 func TestReachingNeedsEveryDirectoryAbove(t *testing.T) {
 	t.Parallel()
 	stranger := &syscall.Credential{Uid: 4242424, Gid: 4242424}
-	top, err := os.MkdirTemp("", "pgserver-test-")
+	// Not TMPDIR, which may itself be out of the stranger's reach.
+	top, err := os.MkdirTemp("/tmp", "pgserver-test-")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(top)) })
 	inner := filepath.Join(top, "inner")

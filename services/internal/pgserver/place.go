@@ -120,7 +120,7 @@ func (p place) clean() error {
 		return err
 	}
 	if p.link != "" && !isLink(p.link) {
-		remains = append(remains, p.dir)
+		remains = append(remains, p.dir, p.dir+askedSuffix)
 	}
 	for _, path := range remains {
 		if err := os.RemoveAll(path); err != nil {

@@ -117,3 +117,23 @@ func TestWhatAKilledInitdbLeftIsRemoved(t *testing.T) {
 
 	require.NoDirExists(t, left)
 }
+
+func TestClusterOfARemovedTemporaryDirectoryGoesWithTheNextStart(t *testing.T) {
+	t.Parallel()
+	top := unreachable(t)
+	dir := filepath.Join(top, "checkout", "pg")
+	server := startServer(t, config(dir))
+	real, err := filepath.EvalSymlinks(dir)
+	require.NoError(t, err)
+	require.NoError(t, server.Stop(t.Context()))
+	require.NoError(t, os.RemoveAll(filepath.Join(top, "checkout")))
+
+	// Another directory altogether, of whose kind there may be none to come at the old place.
+	other := filepath.Join(unreachable(t), "pg")
+	removeAtEnd(t, other)
+	startServer(t, config(other))
+
+	left, err := filepath.Glob(real + "*")
+	require.NoError(t, err)
+	require.Empty(t, left)
+}

@@ -88,6 +88,10 @@ func startOwned(ctx context.Context, own *owner, p place, programs Programs, cfg
 	if err := p.clean(); err != nil {
 		return nil, err
 	}
+	p.removeOrphans(ctx, cfg.Log)
+	if err := p.note(); err != nil {
+		return nil, err
+	}
 	if err := p.initCluster(ctx, programs, cfg); err != nil {
 		return nil, err
 	}

@@ -17,10 +17,14 @@ import (
 	"github.com/tenantry/tenantry/services/internal/pgserver"
 )
 
-// reachable returns a directory that every user may pass through, which t.TempDir's are not.
+// reachable returns a directory that every user may pass through, which t.TempDir's are not, nor root's TMPDIR always.
 func reachable(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "pgserver-test-")
+	parent := ""
+	if os.Geteuid() == 0 {
+		parent = "/tmp"
+	}
+	dir, err := os.MkdirTemp(parent, "pgserver-test-")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	require.NoError(t, os.Chmod(dir, 0o711))
