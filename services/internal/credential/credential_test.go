@@ -41,7 +41,8 @@ func TestAPIKeysAreRecognisedAndNeverAlike(t *testing.T) {
 	require.Equal(t, credential.HashOf(a.Key), a.Hash)
 	require.True(t, credential.IsAPIKey(a.Key))
 	require.False(t, credential.IsAPIKey("eyJhbGciOi"))
-	require.NotEqual(t, credential.NewRefreshToken(), credential.NewRefreshToken())
+	first, second := credential.NewRefreshToken(), credential.NewRefreshToken()
+	require.NotEqual(t, first, second)
 }
 
 func TestARolesPasswordFollowsFromKeyDatabaseAndVersion(t *testing.T) {

@@ -36,10 +36,10 @@ type Config struct {
 func (c Config) complete() (Config, error) {
 	var problems []error
 	if c.Dir == "" {
-		problems = append(problems, errors.New("Dir: got nothing, want the cluster's directory"))
+		problems = append(problems, errors.New("no Dir: want the cluster's directory"))
 	}
 	if c.Password == "" {
-		problems = append(problems, errors.New("Password: got nothing, want the superuser's password"))
+		problems = append(problems, errors.New("no Password: want the superuser's password"))
 	}
 	if c.Port < 0 || c.Port > 65535 {
 		problems = append(problems, fmt.Errorf("Port: got %d, want 0 to 65535", c.Port))
@@ -99,7 +99,7 @@ func freePort() (int, error) {
 	for range 100 {
 		port := 20000 + rand.IntN(12000)
 		var l net.Listener
-		if l, err = net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+		if l, err = net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil { //nolint:noctx // tries a port of the loopback, at once
 			return port, l.Close()
 		}
 	}

@@ -61,12 +61,11 @@ func postmasterPID(dir string) (int, error) {
 		return 0, err
 	}
 	line, _, _ := strings.Cut(string(raw), "\n")
-	pid, err := strconv.Atoi(strings.TrimSpace(line))
 	// A file torn by a crash names nobody; PostgreSQL has its own words for it.
-	if err != nil || pid <= 1 {
-		return 0, nil
+	if pid, bad := strconv.Atoi(strings.TrimSpace(line)); bad == nil && pid > 1 {
+		return pid, nil
 	}
-	return pid, nil
+	return 0, nil
 }
 
 // serves says whether the process is a live postgres started on dir.

@@ -49,8 +49,8 @@ func (p place) removeOrphans(ctx context.Context, log io.Writer) {
 
 func isTemporary(path string) bool {
 	for _, dir := range []string{"/tmp", os.TempDir()} {
-		real, err := filepath.EvalSymlinks(dir)
-		if err == nil && strings.HasPrefix(path, real+string(filepath.Separator)) {
+		resolved, err := filepath.EvalSymlinks(dir)
+		if err == nil && strings.HasPrefix(path, resolved+string(filepath.Separator)) {
 			return true
 		}
 	}

@@ -55,11 +55,11 @@ func locate(dir string) (place, error) {
 		return place{}, fmt.Errorf("%s: got a link to %s, the cluster of a directory elsewhere; want a link to %s: rename the cluster to that to move it, or remove the link to begin anew",
 			asked, target, home)
 	default:
-		real, err := filepath.EvalSymlinks(asked)
+		resolved, err := filepath.EvalSymlinks(asked)
 		if err != nil {
 			return place{}, fmt.Errorf("%s: got a link that leads nowhere, want a directory: %w", asked, err)
 		}
-		return locateAt(real, homeOf(real))
+		return locateAt(resolved, homeOf(resolved))
 	}
 }
 

@@ -37,7 +37,7 @@ func TestUnreachableDirectoryWorksAndKeepsItsData(t *testing.T) {
 	query(t, server.DSN("postgres"), "CREATE TABLE kept AS SELECT 7 AS x")
 	require.FileExists(t, filepath.Join(dir, "PG_VERSION"), "the cluster must be seen where it was asked for")
 	require.NotEmpty(t, serving(t, dir))
-	real, err := filepath.EvalSymlinks(dir)
+	resolved, err := filepath.EvalSymlinks(dir)
 	require.NoError(t, err)
 
 	_, err = pgserver.Start(t.Context(), config(dir))
@@ -46,12 +46,12 @@ func TestUnreachableDirectoryWorksAndKeepsItsData(t *testing.T) {
 	again := startServer(t, config(dir))
 	require.Equal(t, "7", query(t, again.DSN("postgres"), "SELECT x FROM kept"))
 
-	if real != dir {
-		require.Contains(t, log.String(), "the cluster is kept in "+real)
+	if resolved != dir {
+		require.Contains(t, log.String(), "the cluster is kept in "+resolved)
 	}
 	require.NoError(t, again.Stop(t.Context()))
 	require.NoError(t, pgserver.Remove(t.Context(), dir))
-	for _, path := range []string{dir, real} {
+	for _, path := range []string{dir, resolved} {
 		left, err := filepath.Glob(path + "*")
 		require.NoError(t, err)
 		require.Empty(t, left)
@@ -72,7 +72,7 @@ func TestRemovedDirectoryBeginsAnew(t *testing.T) {
 	cfg := config(dir)
 	cfg.Password = "another"
 	again := startServer(t, cfg)
-	require.Equal(t, "", query(t, again.DSN("postgres"), "SELECT to_regclass('kept')"))
+	require.Empty(t, query(t, again.DSN("postgres"), "SELECT to_regclass('kept')"))
 }
 
 func TestCopyOfADirectoryDoesNotShareItsCluster(t *testing.T) {
@@ -81,14 +81,14 @@ func TestCopyOfADirectoryDoesNotShareItsCluster(t *testing.T) {
 	dir, copied := filepath.Join(parent, "pg"), filepath.Join(parent, "copied")
 	removeAtEnd(t, dir)
 	server := startServer(t, config(dir))
-	real, err := filepath.EvalSymlinks(dir)
+	resolved, err := filepath.EvalSymlinks(dir)
 	require.NoError(t, err)
-	require.NoError(t, os.Symlink(real, copied))
+	require.NoError(t, os.Symlink(resolved, copied))
 
 	_, err = pgserver.Start(t.Context(), config(copied))
 	require.Error(t, err)
 	require.Equal(t, "1", query(t, server.DSN("postgres"), "SELECT 1"))
-	if real != dir {
+	if resolved != dir {
 		require.ErrorContains(t, err, "the cluster of a directory elsewhere")
 	}
 }
@@ -123,7 +123,7 @@ func TestClusterOfARemovedTemporaryDirectoryGoesWithTheNextStart(t *testing.T) {
 	top := unreachable(t)
 	dir := filepath.Join(top, "checkout", "pg")
 	server := startServer(t, config(dir))
-	real, err := filepath.EvalSymlinks(dir)
+	resolved, err := filepath.EvalSymlinks(dir)
 	require.NoError(t, err)
 	require.NoError(t, server.Stop(t.Context()))
 	require.NoError(t, os.RemoveAll(filepath.Join(top, "checkout")))
@@ -133,7 +133,7 @@ func TestClusterOfARemovedTemporaryDirectoryGoesWithTheNextStart(t *testing.T) {
 	removeAtEnd(t, other)
 	startServer(t, config(other))
 
-	left, err := filepath.Glob(real + "*")
+	left, err := filepath.Glob(resolved + "*")
 	require.NoError(t, err)
 	require.Empty(t, left)
 }

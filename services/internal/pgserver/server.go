@@ -124,6 +124,7 @@ func launch(ctx context.Context, own *owner, p place, programs Programs, cfg Con
 		cfg.Port = port
 	}
 	s := &Server{cfg: cfg, owner: own, tail: &logTail{next: cfg.Log}, ordered: make(chan struct{})}
+	//nolint:noctx // The server outlives the context that started it: Stop ends it.
 	cmd := exec.Command(programs.Postgres, cfg.arguments(p.dir)...)
 	cmd.Env = environment()
 	cmd.Dir = "/"

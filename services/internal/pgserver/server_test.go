@@ -68,13 +68,13 @@ func postmaster(t *testing.T, dir string) int {
 // bear no directory, but all stand in it.
 func serving(t *testing.T, dir string) []string {
 	t.Helper()
-	real, err := filepath.EvalSymlinks(dir)
+	resolved, err := filepath.EvalSymlinks(dir)
 	require.NoError(t, err)
 	links, err := filepath.Glob("/proc/[0-9]*/cwd")
 	require.NoError(t, err)
 	var found []string
 	for _, link := range links {
-		if cwd, err := os.Readlink(link); err == nil && cwd == real {
+		if cwd, err := os.Readlink(link); err == nil && cwd == resolved {
 			found = append(found, filepath.Base(filepath.Dir(link)))
 		}
 	}

@@ -158,7 +158,9 @@ func TestACredentialOutranksTheCertificateAndABadOneEndsTheCall(t *testing.T) {
 		}
 	})
 	client := registryv1.NewSessionServiceClient(f.dial(t, "service/gateway"))
-	with := func(v string) context.Context { return metadata.AppendToOutgoingContext(t.Context(), "authorization", v) }
+	with := func(v string) context.Context {
+		return metadata.AppendToOutgoingContext(t.Context(), "authorization", v)
+	}
 
 	_, err := client.Login(with("Bearer good"), request())
 	require.NoError(t, err)

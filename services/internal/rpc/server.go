@@ -114,6 +114,5 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		s.Stop()
 		<-ended
 	}
-	<-failed
-	return nil
+	return <-failed
 }

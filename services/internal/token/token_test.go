@@ -129,6 +129,7 @@ func signer(t *testing.T) *token.Signer {
 }
 
 func refused(t *testing.T, reason string) func(token.Claims, error) {
+	t.Helper()
 	return func(_ token.Claims, err error) {
 		t.Helper()
 		require.True(t, fault.HasReason(err, reason), "got %v, want %s", err, reason)
