@@ -261,7 +261,7 @@ func TestRemoveDeletesAClusterButNotUnderALiveOwner(t *testing.T) {
 func TestConfigNamesWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	_, err := pgserver.Start(t.Context(), pgserver.Config{Port: 65536, MaxConnections: -1})
-	for _, want := range []string{"Dir: got nothing", "Password: got nothing", "Port: got 65536", "MaxConnections: got -1"} {
+	for _, want := range []string{"no Dir: want", "no Password: want", "Port: got 65536", "MaxConnections: got -1"} {
 		require.ErrorContains(t, err, want)
 	}
 }
