@@ -15,13 +15,14 @@ const (
 	RoleMissing        = "ROLE_MISSING"
 	TenantMismatch     = "TENANT_MISMATCH"
 
-	NotImplemented   = "NOT_IMPLEMENTED"
-	UpstreamUnknown  = "UPSTREAM_UNKNOWN"
-	DeadlineExceeded = "DEADLINE_EXCEEDED"
-	Cancelled        = "CANCELLED"
-	Internal         = "INTERNAL"
-	Unavailable      = "UNAVAILABLE"
-	TooBusy          = "TOO_BUSY"
+	NotImplemented      = "NOT_IMPLEMENTED"
+	UpstreamUnknown     = "UPSTREAM_UNKNOWN"
+	UpstreamUnavailable = "UPSTREAM_UNAVAILABLE"
+	DeadlineExceeded    = "DEADLINE_EXCEEDED"
+	Cancelled           = "CANCELLED"
+	Internal            = "INTERNAL"
+	Unavailable         = "UNAVAILABLE"
+	TooBusy             = "TOO_BUSY"
 )
 
 // Reasons about companies and their databases.

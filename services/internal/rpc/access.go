@@ -14,10 +14,14 @@ import (
 
 // Access says which kinds of caller may call each method, by its full name `/package.Service/Method`; the entry
 // `/package.Service/*` is for all methods of a service that have none of their own. A method without an entry cannot be
-// called. Where a method lists identity.Anonymous anyone may call it, even with a credential that is no longer good.
+// called, save that the entry Forwarded is for methods of services that are not served here but forwarded. Where a method
+// lists identity.Anonymous anyone may call it, even with a credential that is no longer good.
 //
 // Health checks and reflection are open to all and need no entry.
 type Access map[string][]identity.Kind
+
+// Forwarded is the entry of an Access table for methods of services that are unknown to the server.
+const Forwarded = "*"
 
 // open are services that tell nothing worth guarding.
 var open = []string{"/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"}
@@ -34,9 +38,13 @@ func (a Access) allowed(method string) []identity.Kind {
 	return a[service+"*"]
 }
 
-// check returns the fault of a caller who may not call a method, nil for one who may.
+// check returns the fault of a caller who may not call a method, nil for one who may. Methods that are served all have
+// entries, see covers; what has none is forwarded.
 func (a Access) check(method string, c identity.Caller) error {
 	kinds := a.allowed(method)
+	if len(kinds) == 0 {
+		kinds = a[Forwarded]
+	}
 	switch {
 	case slices.Contains(kinds, c.Kind), slices.Contains(kinds, identity.Anonymous):
 		return nil
@@ -60,6 +68,9 @@ func (a Access) covers(services map[string]grpc.ServiceInfo) error {
 		}
 	}
 	for full := range a {
+		if full == Forwarded {
+			continue
+		}
 		service, method, ok := strings.Cut(strings.TrimPrefix(full, "/"), "/")
 		info, known := services[service]
 		if !ok || known && method != "*" && !slices.ContainsFunc(info.Methods, func(m grpc.MethodInfo) bool { return m.Name == method }) {

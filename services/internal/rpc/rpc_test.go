@@ -138,6 +138,18 @@ func TestACertificateOfAnotherAuthorityIsRefused(t *testing.T) {
 	require.Equal(t, codes.Unavailable, status.Code(err), "%v", err)
 }
 
+func TestAServerOfAnotherNameIsNotTakenForTheOneThatIsMeant(t *testing.T) {
+	t.Parallel()
+	f := serve(t, &sessions{}, nil)
+	for peer, want := range map[string]codes.Code{"service/registry": codes.OK, "service/gateway": codes.Unavailable} {
+		conn, err := rpc.Dial(f.address, rpc.TLS{CA: f.authority.CA(), Peer: peer})
+		require.NoError(t, err)
+		_, err = healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{})
+		require.Equal(t, want, status.Code(err), "%s: %v", peer, err)
+		require.NoError(t, conn.Close())
+	}
+}
+
 func TestACredentialOutranksTheCertificateAndABadOneEndsTheCall(t *testing.T) {
 	t.Parallel()
 	user := uuid.New()

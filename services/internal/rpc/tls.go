@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc/credentials"
+
+	"github.com/tenantry/tenantry/services/internal/identity"
 )
 
 // TLS names the files of one end of a connection, in PEM.
@@ -18,6 +20,9 @@ type TLS struct {
 	// Cert and Key are this end's own; a client may have none.
 	Cert string
 	Key  string
+	// Peer, at a client, is the name that the server's certificate has to bear, such as `service/registry`: another of the
+	// system's own servers at its address is not taken for it. Empty means that its host name is enough.
+	Peer string
 }
 
 // rereadAfter is how old what was read of a certificate's files may be: renewed files are in use this much later,
@@ -49,6 +54,15 @@ func (f TLS) Client() (credentials.TransportCredentials, error) {
 		return nil, err
 	}
 	cfg := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots}
+	if f.Peer != "" {
+		cfg.VerifyConnection = func(state tls.ConnectionState) error {
+			server, err := identity.FromCertificate(state.PeerCertificates[0])
+			if err == nil && server.Name != f.Peer {
+				err = fmt.Errorf("rpc: the server is %s, want %s", server.Name, f.Peer)
+			}
+			return err
+		}
+	}
 	if f.Cert != "" {
 		own := &keyPair{files: f}
 		if _, err := own.load(); err != nil {
