@@ -69,3 +69,5 @@ func (a *assertions) of(c identity.Caller, audience string) (string, error) {
 	a.recent.Set(key, signed)
 	return signed, nil
 }
+
+func (a *assertions) close() { a.recent.StopAllGoroutines() }

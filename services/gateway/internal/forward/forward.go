@@ -93,6 +93,7 @@ func (f *Forwarder) Close() error {
 		errs = append(errs, u.conn.Close())
 	}
 	f.pumps.Wait()
+	f.assertions.close()
 	return errors.Join(errs...)
 }
 
