@@ -38,15 +38,17 @@ build: deps $(BIN)/atlas ## Build bin/tenantry
 check: generated format vet lint test ## All that must be green: generated code fresh, format, vet, linters, tests
 
 .PHONY: generate
-generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc .build/protovalidate ## Make proto/gen/go from the contract
+generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc .build/protovalidate ## Make the generated Go from the contract and the example's
 	$(BIN)/buf generate
+	$(BIN)/buf generate --template examples/buf.gen.yaml
 
 .PHONY: generated
 generated: generate ## Fail when generated code is not what the contract gives, or the contract breaks its rules
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code proto
-	@changed="$$(git status --porcelain -- proto/gen)"; \
-	if [ -n "$$changed" ]; then echo "proto/gen is not fresh: commit what 'make generate' made"; echo "$$changed"; exit 1; fi
+	$(BIN)/buf format --diff --exit-code examples/proto
+	@changed="$$(git status --porcelain -- proto/gen examples/gen)"; \
+	if [ -n "$$changed" ]; then echo "generated code is not fresh: commit what 'make generate' made"; echo "$$changed"; exit 1; fi
 
 .PHONY: breaking
 breaking: $(BIN)/buf .build/protovalidate ## Fail when the contract breaks callers of the last commit on main
@@ -60,6 +62,7 @@ format: $(BIN)/golangci-lint ## Fail when code is not formatted
 fmt: $(BIN)/golangci-lint $(BIN)/buf ## Format all code
 	@for m in $(MODULES); do (cd $$m && ../$(BIN)/golangci-lint fmt ./...); done
 	$(BIN)/buf format -w proto
+	$(BIN)/buf format -w examples/proto
 
 .PHONY: vet
 vet: ## Run go vet
