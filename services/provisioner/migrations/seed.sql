@@ -81,13 +81,27 @@ INSERT INTO ticket_categories (name, color, can_be_outsourced) VALUES
 ON CONFLICT (name) DO NOTHING;
 
 INSERT INTO sms_bodies (reference, title, body, placeholders) VALUES
-    ('energy_confirmation', 'Energy bought', 'Dear [name] [surname], your payment of [amount] for meter [meter] buys [energy] kWh. Token: [token]', '{name,surname,amount,meter,energy,token}'),
-    ('shs_confirmation', 'Solar home system paid', 'Dear [name] [surname], your payment of [amount] for [serial] runs it for [days] days. Token: [token]', '{name,surname,amount,serial,days,token}'),
-    ('instalment_paid', 'Instalment paid', 'Dear [name] [surname], we received [amount] for [appliance]. You still owe [remaining].', '{name,surname,amount,appliance,remaining}'),
-    ('instalment_due', 'Instalment due', 'Dear [name] [surname], [amount] for [appliance] is due on [due_date].', '{name,surname,amount,appliance,due_date}'),
-    ('instalment_overdue', 'Instalment overdue', 'Dear [name] [surname], [amount] for [appliance] was due on [due_date]. Please pay it soon.', '{name,surname,amount,appliance,due_date}'),
-    ('payment_rejected', 'Payment rejected', 'Dear customer, your payment of [amount] for [serial] could not be used. Please call us.', '{amount,serial}'),
-    ('resend_unknown', 'Nothing to send again', 'We know of no payment for [serial].', '{serial}')
+    ('energy_confirmation', 'Energy bought',
+     'Dear [name] [surname], your payment of [amount] for meter [meter] buys [energy] kWh. Token: [token]',
+     '{name,surname,amount,meter,energy,token}'),
+    ('shs_confirmation', 'Solar home system paid',
+     'Dear [name] [surname], your payment of [amount] for [serial] runs it for [days] days. Token: [token]',
+     '{name,surname,amount,serial,days,token}'),
+    ('instalment_paid', 'Instalment paid',
+     'Dear [name] [surname], we received [amount] for [appliance]. You still owe [remaining].',
+     '{name,surname,amount,appliance,remaining}'),
+    ('instalment_due', 'Instalment due',
+     'Dear [name] [surname], [amount] for [appliance] is due on [due_date].',
+     '{name,surname,amount,appliance,due_date}'),
+    ('instalment_overdue', 'Instalment overdue',
+     'Dear [name] [surname], [amount] for [appliance] was due on [due_date]. Please pay it soon.',
+     '{name,surname,amount,appliance,due_date}'),
+    ('payment_rejected', 'Payment rejected',
+     'Dear customer, your payment of [amount] for [serial] could not be used. Please call us.',
+     '{amount,serial}'),
+    ('resend_unknown', 'Nothing to send again',
+     'We know of no payment for [serial].',
+     '{serial}')
 ON CONFLICT (reference) DO NOTHING;
 
 INSERT INTO sms_resend_information_keys (keyword) VALUES ('resend')
