@@ -1,0 +1,232 @@
+package migrate
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+	"time"
+
+	"ariga.io/atlas/sql/migrate"
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/grpc/codes"
+
+	"github.com/tenantry/tenantry/services/internal/fault"
+	"github.com/tenantry/tenantry/services/internal/pg"
+)
+
+// DefaultRevisionsSchema is where the CLI keeps the history of a whole database.
+const DefaultRevisionsSchema = "atlas_schema_revisions"
+
+const (
+	revisionsTable = "atlas_schema_revisions"
+	// operator is what revisions say applied them.
+	operator = "Tenantry"
+	// cloudRow is a row of the CLI's own that is no revision.
+	cloudRow = ".atlas_cloud_identifier"
+)
+
+// lockKey is the advisory lock that `atlas migrate apply` takes: FNV-1 of this name.
+var lockKey = func() int64 {
+	h := fnv.New32()
+	h.Write([]byte("atlas_migrate_execute"))
+	return int64(h.Sum32())
+}()
+
+// history is a database's record of what was applied of one set.
+type history struct {
+	schema    string
+	exists    bool // the table
+	revisions []revision
+}
+
+// revision is one row.
+type revision struct {
+	version        string
+	kind           int
+	applied, total int
+	hash           string
+	partial        []string
+	executed       time.Time
+}
+
+func (h *history) table() string { return pg.Quote(h.schema) + "." + pg.Quote(revisionsTable) }
+
+// read reads the table; one that is missing is an empty history.
+func (h *history) read(ctx context.Context, conn *pgx.Conn) error {
+	h.exists, h.revisions = true, nil
+	rows, err := conn.Query(ctx, "SELECT version, type, applied, total, hash, coalesce(partial_hashes, '[]'), executed_at FROM "+
+		h.table()+" WHERE version <> $1", pgx.QueryExecModeExec, cloudRow)
+	if err == nil {
+		h.revisions, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (revision, error) {
+			var r revision
+			var partial []byte
+			if err := row.Scan(&r.version, &r.kind, &r.applied, &r.total, &r.hash, &partial, &r.executed); err != nil {
+				return r, err
+			}
+			return r, json.Unmarshal(partial, &r.partial)
+		})
+	}
+	switch pg.Code(err) {
+	case pgerrcode.UndefinedTable, pgerrcode.InvalidSchemaName:
+		h.exists = false
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("migrate: read %s: %w", h.table(), err)
+	}
+	slices.SortFunc(h.revisions, func(a, b revision) int { return cmp.Compare(a.version, b.version) })
+	return nil
+}
+
+// create makes the table as the CLI does.
+func (h *history) create(ctx context.Context, conn *pgx.Conn) error {
+	if h.exists {
+		return nil
+	}
+	_, err := conn.Exec(ctx, fmt.Sprintf(`CREATE SCHEMA IF NOT EXISTS %s; CREATE TABLE IF NOT EXISTS %s (
+		version character varying NOT NULL, description character varying NOT NULL, type bigint NOT NULL DEFAULT 2,
+		applied bigint NOT NULL DEFAULT 0, total bigint NOT NULL DEFAULT 0, executed_at timestamptz NOT NULL,
+		execution_time bigint NOT NULL, error text NULL, error_stmt text NULL, hash character varying NOT NULL,
+		partial_hashes jsonb NULL, operator_version character varying NOT NULL, PRIMARY KEY (version))`,
+		pg.Quote(h.schema), h.table()), pgx.QueryExecModeSimpleProtocol)
+	if err != nil {
+		return fmt.Errorf("migrate: create %s: %w", h.table(), err)
+	}
+	h.exists = true
+	return nil
+}
+
+// current is the newest version that was applied whole; empty when none was.
+func (h *history) current() string {
+	for _, r := range slices.Backward(h.revisions) {
+		if r.whole() {
+			return r.version
+		}
+	}
+	return ""
+}
+
+func (r revision) whole() bool { return r.applied == r.total }
+
+// isFile tells whether the revision's hash is that of a file, and not a baseline's or one that was set by hand.
+func (r revision) isFile() bool { return r.kind == int(migrate.RevisionTypeExecute) && r.hash != "" }
+
+// pending compares the history with a set and returns what is left to apply, in order. The first one may have been
+// applied in part, see partial.
+func (h *history) pending(s *Set) ([]File, error) {
+	if len(h.revisions) == 0 {
+		return s.fresh(), nil
+	}
+	byVersion := make(map[string]revision, len(h.revisions))
+	for _, r := range h.revisions {
+		byVersion[r.version] = r
+	}
+	first, last := h.revisions[0].version, h.revisions[len(h.revisions)-1].version
+	var pending []File
+	var late []string
+	for _, f := range s.files {
+		if f.checkpoint {
+			if r, ok := byVersion[f.Version]; !ok || r.whole() {
+				continue // It stands for files that this history has.
+			}
+		}
+		switch r, ok := byVersion[f.Version]; {
+		case ok && r.whole():
+		case ok:
+			pending = append(pending, f)
+		case f.Version > first && f.Version < last:
+			late = append(late, f.Name)
+		case f.Version > last:
+			pending = append(pending, f)
+		}
+	}
+	if len(late) > 0 {
+		return nil, fault.New(codes.FailedPrecondition, fault.HistoryNotLinear,
+			"set %s: %s came after version %s was applied: give new files later versions", s.name, strings.Join(late, ", "), last).
+			With("set", s.name).With("file", late[0])
+	}
+	return pending, h.unchanged(s)
+}
+
+// fresh is what an empty history needs: all files, or those from the last checkpoint on.
+func (s *Set) fresh() []File {
+	for i, f := range slices.Backward(s.files) {
+		if f.checkpoint {
+			return slices.Clone(s.files[i:])
+		}
+	}
+	return slices.Clone(s.files)
+}
+
+// unchanged checks that what was applied is what the set has.
+func (h *history) unchanged(s *Set) error {
+	for _, r := range h.revisions {
+		i, found := slices.BinarySearchFunc(s.files, r.version, func(f File, v string) int { return cmp.Compare(f.Version, v) })
+		switch {
+		case !found && (r.version > s.Latest() || !r.isFile()):
+			// The database is ahead of this set, or the revision never was a file.
+		case !found:
+			return fault.New(codes.FailedPrecondition, fault.HistoryNotLinear,
+				"set %s has no version %s, which was applied", s.name, r.version).With("set", s.name).With("version", r.version)
+		case r.isFile() && !r.matches(s.files[i]):
+			f := s.files[i]
+			return fault.New(codes.FailedPrecondition, fault.ChecksumMismatch,
+				"set %s: file %s, or one before it, was changed after it was applied", s.name, f.Name).With("set", s.name).With("file", f.Name)
+		}
+	}
+	return nil
+}
+
+// matches tells whether what was applied of a file is what the file says: all of it, or its first statements.
+func (r revision) matches(f File) bool {
+	if r.whole() {
+		return r.hash == f.hash
+	}
+	return r.applied < len(f.sums) && len(r.partial) >= r.applied && slices.Equal(r.partial[:r.applied], f.sums[:r.applied])
+}
+
+// partial is how many statements of a file were applied already.
+func (h *history) partial(f File) int {
+	for _, r := range h.revisions {
+		if r.version == f.Version {
+			return r.applied
+		}
+	}
+	return 0
+}
+
+// record is the statement that writes a file's revision, with the values spliced in so that it can travel with the
+// file's own statements. All of them are ours or quoted.
+func (h *history) record(f File, applied int, took time.Duration, failure error, failed string) string {
+	partial := "NULL"
+	if applied < len(f.statements) {
+		sums, _ := json.Marshal(f.sums[:applied]) // Texts always marshal.
+		partial = literal(string(sums))
+	}
+	message := "NULL"
+	if failure != nil {
+		message = literal(failure.Error())
+	}
+	statement := "NULL"
+	if failed != "" {
+		statement = literal(failed)
+	}
+	return fmt.Sprintf(`INSERT INTO %s (version, description, type, applied, total, executed_at, execution_time, error, error_stmt,
+		hash, partial_hashes, operator_version) VALUES (%s, %s, %d, %d, %d, clock_timestamp(), %d, %s, %s, %s, %s, %s)
+		ON CONFLICT (version) DO UPDATE SET applied = excluded.applied, total = excluded.total, execution_time = excluded.execution_time,
+		error = excluded.error, error_stmt = excluded.error_stmt, hash = excluded.hash, partial_hashes = excluded.partial_hashes,
+		operator_version = excluded.operator_version`,
+		h.table(), literal(f.Version), literal(f.Description), migrate.RevisionTypeExecute, applied, len(f.statements), took.Nanoseconds(),
+		message, statement, literal(f.hash), partial, literal(operator))
+}
+
+// literal quotes a text; E” means the same whatever standard_conforming_strings says.
+func literal(s string) string {
+	s = strings.ReplaceAll(s, "\x00", "")
+	return "E'" + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(s) + "'"
+}

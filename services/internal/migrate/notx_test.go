@@ -1,0 +1,144 @@
+package migrate_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tenantry/tenantry/services/internal/atlascli"
+	"github.com/tenantry/tenantry/services/internal/fault"
+	"github.com/tenantry/tenantry/services/internal/migrate"
+	"github.com/tenantry/tenantry/services/internal/pgtest"
+)
+
+func TestAFileWithoutATransactionGoesOnBehindTheLastStatement(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.Database(t)
+	conn := connect(t, dsn)
+	s := set(t, "CREATE TABLE a (id int); INSERT INTO a VALUES (1), (1);",
+		"-- atlas:txmode none\n\nINSERT INTO a VALUES (7);\nCREATE UNIQUE INDEX CONCURRENTLY i ON a (id);\nINSERT INTO a VALUES (8);")
+	_, err := migrate.Apply(t.Context(), conn, s, migrate.Options{})
+	require.True(t, fault.HasReason(err, fault.MigrationFailed), "%v", err)
+	require.Equal(t, "23505", fault.From(err).Metadata["sqlstate"])
+	require.Equal(t, []string{"1/3 true"}, texts(t, conn,
+		"SELECT applied || '/' || total || ' ' || (error IS NOT NULL AND error_stmt LIKE 'CREATE%')::text FROM atlas_schema_revisions.atlas_schema_revisions WHERE version = '0002'"))
+
+	exec(t, conn, "DROP INDEX i")
+	exec(t, conn, "DELETE FROM a WHERE id = 1")
+	got, err := migrate.Apply(t.Context(), conn, s, migrate.Options{})
+	require.NoError(t, err)
+	require.Len(t, got.Applied, 1)
+	require.Equal(t, []string{"7", "8"}, texts(t, conn, "SELECT id::text FROM a ORDER BY 1"), "the first statement was not run again")
+	requireStatus(t, dsn, s, "", atlascli.Status{OK: true, Current: "0002"})
+}
+
+func TestTheCLIFinishesAFileThatTheEngineAppliedInPart(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.Database(t)
+	conn := connect(t, dsn)
+	s := set(t, "-- atlas:txmode none\n\nCREATE TABLE a (id int);\nINSERT INTO b VALUES (1);\nVACUUM a;")
+	_, err := migrate.Apply(t.Context(), conn, s, migrate.Options{})
+	require.True(t, fault.HasReason(err, fault.MigrationFailed), "%v", err)
+	exec(t, conn, "CREATE TABLE b (id int)")
+	cli, err := atlascli.New("")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	require.NoError(t, s.WriteTo(dir))
+	_, err = cli.Apply(t.Context(), dsn, dir, "")
+	require.NoError(t, err)
+	got, err := migrate.Apply(t.Context(), conn, s, migrate.Options{})
+	require.NoError(t, err)
+	require.Empty(t, got.Applied)
+}
+
+func TestManyAtOnceApplyASetOnce(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.Database(t)
+	s := set(t, "CREATE TABLE a (id int);", "-- atlas:txmode none\n\nCREATE INDEX CONCURRENTLY i ON a (id);", "INSERT INTO a VALUES (1);")
+	var group sync.WaitGroup
+	applied, failures := make([]int, 6), make([]error, 6)
+	for i := range applied {
+		conn := connect(t, dsn)
+		group.Go(func() {
+			got, err := migrate.Apply(context.Background(), conn, s, migrate.Options{LockTimeout: 20 * time.Second})
+			applied[i], failures[i] = len(got.Applied), err
+		})
+	}
+	group.Wait()
+	require.NoError(t, errors.Join(failures...))
+	total := 0
+	for _, n := range applied {
+		total += n
+	}
+	require.Equal(t, 3, total)
+	require.Equal(t, []string{"1"}, texts(t, connect(t, dsn), "SELECT id::text FROM a"))
+}
+
+func TestALockThatIsHeldIsWaitedForThenReported(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.Database(t)
+	conn, other := connect(t, dsn), connect(t, dsn)
+	exec(t, other, "CREATE TABLE a (id int)")
+	s := set(t, "CREATE TABLE b (id int);", "ALTER TABLE a ADD x int;")
+	tx, err := other.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), "LOCK TABLE a")
+	require.NoError(t, err)
+	got, err := migrate.Apply(t.Context(), conn, s, migrate.Options{LockTimeout: 10 * time.Millisecond})
+	require.True(t, fault.HasReason(err, fault.LockTimeout), "%v", err)
+	require.Equal(t, "55P03", fault.From(err).Metadata["sqlstate"])
+	require.Equal(t, "ALTER TABLE a ADD x int;", fault.From(err).Metadata["statement"])
+	require.Equal(t, "0001", got.To)
+
+	var release sync.WaitGroup
+	release.Go(func() {
+		time.Sleep(300 * time.Millisecond)
+		_ = tx.Rollback(context.Background())
+	})
+	defer release.Wait()
+	_, err = migrate.Apply(t.Context(), conn, s, migrate.Options{LockTimeout: 100 * time.Millisecond})
+	require.NoError(t, err, "it is tried again")
+}
+
+func TestAMigrationThatIsCutOffLeavesAWholeFileAndNoLock(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.Database(t)
+	conn, other := connect(t, dsn), connect(t, dsn)
+	s := set(t, "CREATE TABLE a (id int);", "CREATE TABLE b (id int); SELECT pg_sleep(600); CREATE TABLE c (id int);")
+	done := make(chan error, 1)
+	go func() {
+		_, err := migrate.Apply(context.Background(), conn, s, migrate.Options{})
+		done <- err
+	}()
+	require.Eventually(t, func() bool {
+		return len(texts(t, other, "SELECT pid::text FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'")) == 1
+	}, time.Minute, 20*time.Millisecond)
+	exec(t, other, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+	require.Error(t, <-done)
+	require.Equal(t, []string{"a"}, texts(t, other, "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'"))
+	require.Empty(t, texts(t, other, "SELECT locktype FROM pg_locks WHERE locktype = 'advisory'"))
+	requireStatus(t, dsn, s, "", atlascli.Status{Current: "0001", Pending: 1})
+
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	_, err := migrate.Apply(ctx, connect(t, dsn), s, migrate.Options{})
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	_, err = migrate.Apply(t.Context(), connect(t, dsn), s, migrate.Options{StatementTimeout: 50 * time.Millisecond})
+	require.True(t, fault.HasReason(err, fault.MigrationFailed), "%v", err)
+	require.Equal(t, "57014", fault.From(err).Metadata["sqlstate"])
+}
+
+func TestTheConnectionIsInNoTransactionAfterAFailure(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.Database(t))
+	_, err := migrate.Apply(t.Context(), conn, set(t, "SELECT 1/0;"), migrate.Options{})
+	require.Error(t, err)
+	require.Equal(t, byte('I'), conn.PgConn().TxStatus())
+	_, err = conn.Exec(t.Context(), "SELECT 1", pgx.QueryExecModeSimpleProtocol)
+	require.NoError(t, err)
+}
