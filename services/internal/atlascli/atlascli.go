@@ -119,7 +119,11 @@ func (c *CLI) Status(ctx context.Context, dsn, dir, revisionsSchema string) (Sta
 	if err != nil {
 		return Status{}, fmt.Errorf("atlas migrate status: %w", err)
 	}
-	return Status{OK: report.Status == "OK", Current: report.Current, Pending: len(report.Pending)}, nil
+	s := Status{OK: report.Status == "OK", Current: report.Current, Pending: len(report.Pending)}
+	if len(report.Applied) == 0 {
+		s.Current = "" // The CLI has words there.
+	}
+	return s, nil
 }
 
 // Hash writes a directory's atlas.sum.
