@@ -67,6 +67,7 @@ const (
 	LockTimeout      = "LOCK_TIMEOUT"
 	RolloutNotFound  = "ROLLOUT_NOT_FOUND"
 	RolloutRunning   = "ROLLOUT_RUNNING"
+	SchemaOutdated   = "SCHEMA_OUTDATED"
 )
 
 // Reasons about SQL through the gateway.

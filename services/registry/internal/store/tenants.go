@@ -1,0 +1,100 @@
+package store
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/grpc/codes"
+
+	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
+	"github.com/tenantry/tenantry/services/internal/fault"
+	"github.com/tenantry/tenantry/services/internal/pg"
+)
+
+const selectTenant = `SELECT c.id, c.slug, c.name, d.id, d.cluster, c.state, d.schema_version, d.password_version,
+	ARRAY(SELECT p.plugin FROM company_plugins p WHERE p.company_id = c.id ORDER BY 1) FROM companies c JOIN tenant_databases d ON d.company_id = c.id`
+
+func scanTenant(row pgx.Row) (*registryv1.Tenant, error) {
+	t := &registryv1.Tenant{}
+	var id, database uuid.UUID
+	var state string
+	if err := row.Scan(&id, &t.Slug, &t.Name, &database, &t.Cluster, &state, &t.SchemaVersion, &t.PasswordVersion, &t.Plugins); err != nil {
+		return nil, err
+	}
+	t.CompanyId, t.DatabaseId, t.State = id.String(), database.String(), stateOf(state)
+	return t, nil
+}
+
+// Tenant returns a company as the provisioner needs it: NOT_FOUND `COMPANY_NOT_FOUND`.
+func (s *Store) Tenant(ctx context.Context, id uuid.UUID) (*registryv1.Tenant, error) {
+	t, err := scanTenant(s.pool.QueryRow(ctx, selectTenant+" WHERE c.id = $1", id))
+	if none(err) {
+		return nil, companyNotFound(id.String())
+	}
+	return t, err
+}
+
+// ListTenants returns tenants that have a database, in order of id after one, of one cluster or of all.
+func (s *Store) ListTenants(ctx context.Context, cluster string, after uuid.UUID, limit int) ([]*registryv1.Tenant, error) {
+	rows, err := s.pool.Query(ctx, selectTenant+` WHERE c.id > $1 AND c.state IN ('ACTIVE', 'SUSPENDED', 'MAINTENANCE')
+		AND ($2 = '' OR d.cluster = $2) ORDER BY c.id LIMIT $3`, after, cluster, limit)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*registryv1.Tenant, error) { return scanTenant(row) })
+}
+
+// Activate opens a PROVISIONING company whose database is at a version; an ACTIVE one stays as it is.
+func (s *Store) Activate(ctx context.Context, actor string, id uuid.UUID, schemaVersion string) (*registryv1.Tenant, error) {
+	_, err := s.changeState(ctx, id, transition{actor: actor, action: "company.activated",
+		from: registryv1.CompanyState_COMPANY_STATE_PROVISIONING, to: registryv1.CompanyState_COMPANY_STATE_ACTIVE,
+		also: func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, "UPDATE tenant_databases SET schema_version = $2 WHERE company_id = $1", id, schemaVersion)
+			return err
+		}})
+	if err != nil {
+		return nil, err
+	}
+	return s.Tenant(ctx, id)
+}
+
+// Fail gives a PROVISIONING company up: its slug and its owner's e-mail are free, and its cluster has room again. A
+// FAILED one stays as it is.
+func (s *Store) Fail(ctx context.Context, actor string, id uuid.UUID, reason string) (*registryv1.Tenant, error) {
+	_, err := s.changeState(ctx, id, transition{actor: actor, action: "company.failed", reason: reason,
+		from: registryv1.CompanyState_COMPANY_STATE_PROVISIONING, to: registryv1.CompanyState_COMPANY_STATE_FAILED,
+		also: func(ctx context.Context, tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, "DELETE FROM users WHERE company_id = $1", id); err != nil {
+				return err
+			}
+			_, err := tx.Exec(ctx, `UPDATE clusters SET tenants = tenants - 1
+				WHERE name = (SELECT cluster FROM tenant_databases WHERE company_id = $1)`, id)
+			return err
+		}})
+	if err != nil {
+		return nil, err
+	}
+	return s.Tenant(ctx, id)
+}
+
+// RecordSchemaVersion notes what version a tenant's database is at, and tells the gateways when that is news.
+func (s *Store) RecordSchemaVersion(ctx context.Context, id uuid.UUID, version string) error {
+	return pg.Tx(ctx, s.pool, func(tx pgx.Tx) error {
+		c, err := lockCompany(ctx, tx, id)
+		if err != nil || c.GetSchemaVersion() == version {
+			return err
+		}
+		if _, err := tx.Exec(ctx, "UPDATE tenant_databases SET schema_version = $2 WHERE company_id = $1", id, version); err != nil {
+			return err
+		}
+		if c.GetState() == registryv1.CompanyState_COMPANY_STATE_PROVISIONING {
+			return nil // It has no route yet.
+		}
+		return appendRoute(ctx, tx, id)
+	})
+}
+
+func reservationNotFound(requestID string) error {
+	return fault.New(codes.NotFound, fault.ReservationNotFound, "nothing was reserved by request %q", requestID).With("request_id", requestID)
+}

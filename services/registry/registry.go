@@ -1,0 +1,121 @@
+// Package registry is the service that owns the central database: companies and where each one's database is, people and
+// their sessions, API keys, the plugin catalogue, the audit log, and the stream of changes that gateways follow. It never
+// touches a tenant's database.
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+
+	"github.com/tenantry/tenantry/services/internal/credential"
+	"github.com/tenantry/tenantry/services/internal/fault"
+	"github.com/tenantry/tenantry/services/internal/migrate"
+	"github.com/tenantry/tenantry/services/internal/pg"
+	"github.com/tenantry/tenantry/services/internal/rpc"
+	"github.com/tenantry/tenantry/services/internal/token"
+	"github.com/tenantry/tenantry/services/registry/internal/feed"
+	"github.com/tenantry/tenantry/services/registry/internal/server"
+	"github.com/tenantry/tenantry/services/registry/internal/store"
+	"github.com/tenantry/tenantry/services/registry/migrations"
+)
+
+// poolSize is how many connections to the central database one copy opens at most.
+const poolSize = 20
+
+// Config says how to run a registry.
+type Config struct {
+	// TLS are the server's files.
+	TLS rpc.TLS
+	// DSN is the central database's.
+	DSN string
+	// SigningKeys are paths of Ed25519 keys in PEM: the first signs access tokens, all verify them.
+	SigningKeys []string
+	// Logger gets the logs.
+	Logger *zap.Logger
+}
+
+// Migrate makes the central database where it is missing and applies its migrations.
+func Migrate(ctx context.Context, dsn string) (migrate.Result, error) {
+	set, err := migrate.Load(migrations.FS(), "central")
+	if err != nil {
+		return migrate.Result{}, err
+	}
+	return migrate.Own(ctx, dsn, set)
+}
+
+// Registry is a running copy.
+type Registry struct {
+	cfg    Config
+	pool   *pgxpool.Pool
+	feed   *feed.Feed
+	server *rpc.Server
+}
+
+// New connects to the central database. It is FAILED_PRECONDITION `SCHEMA_OUTDATED` when that has migrations left.
+func New(ctx context.Context, cfg Config) (*Registry, error) {
+	signer, err := token.LoadSigner(cfg.SigningKeys...)
+	if err != nil {
+		return nil, err
+	}
+	hasher, err := credential.NewHasher()
+	if err != nil {
+		return nil, err
+	}
+	pool, err := pg.Open(ctx, cfg.DSN, "tenantry registry", poolSize)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSchema(ctx, pool); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	s := store.New(pool)
+	r := &Registry{cfg: cfg, pool: pool, feed: feed.New(s, cfg.Logger)}
+	services := server.New(s, r.feed, hasher, signer)
+	r.server, err = rpc.NewServer(rpc.Config{Name: "registry", TLS: cfg.TLS, Access: access, Authenticate: services.Authenticate, Logger: cfg.Logger})
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	services.Register(r.server)
+	return r, nil
+}
+
+// checkSchema refuses to run on a database that is older than the program.
+func checkSchema(ctx context.Context, pool *pgxpool.Pool) error {
+	set, err := migrate.Load(migrations.FS(), "central")
+	if err != nil {
+		return err
+	}
+	return pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
+		status, err := migrate.Status(ctx, c.Conn(), set, "")
+		if err == nil && len(status.Pending) > 0 {
+			err = fault.New(codes.FailedPrecondition, fault.SchemaOutdated, "the central database is at version %q, want %q: run `tenantry migrate central`",
+				status.From, set.Latest())
+		}
+		return err
+	})
+}
+
+// Run serves until the context ends, and closes the listener and what New opened.
+func (r *Registry) Run(ctx context.Context, l net.Listener) error {
+	defer r.pool.Close()
+	var fed sync.WaitGroup
+	ctx, stop := context.WithCancel(ctx)
+	defer fed.Wait()
+	defer stop()
+	fed.Go(func() { r.feed.Run(ctx) })
+	r.server.SetHealthy(true)
+	if err := r.server.Serve(ctx, l); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("registry: %w", err)
+	}
+	return nil
+}
+
