@@ -1,0 +1,178 @@
+package conns
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+
+	"github.com/tenantry/tenantry/services/internal/credential"
+	"github.com/tenantry/tenantry/services/internal/tenant"
+)
+
+const (
+	applicationName = "tenantry gateway"
+	// cancelTimeout is how long PostgreSQL has to take a request to cancel a statement, and to end the statement.
+	cancelTimeout = time.Second
+	closeTimeout  = time.Second
+)
+
+// settings name all that the environment, a password file, a service file or the home directory could otherwise decide.
+const settings = `host=localhost port=5432 user=nobody password=none dbname=nothing connect_timeout=0 options='' ` +
+	`sslmode=disable sslcertmode=disable sslcert='' sslkey='' sslrootcert='' sslpassword='' sslsni=1 sslnegotiation=postgres ` +
+	`target_session_attrs=any min_protocol_version=3.0 max_protocol_version=3.0 channel_binding=prefer require_auth='' passfile=''`
+
+// dialer makes connections to PostgreSQL.
+type dialer struct {
+	masterKey credential.MasterKey
+	rootCAs   *x509.CertPool
+	timeout   time.Duration
+}
+
+func (d dialer) dial(ctx context.Context, target Target) (link, error) {
+	cfg, err := d.config(target)
+	if err != nil {
+		return nil, err
+	}
+	l := &pgLink{}
+	cfg.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		l.watch.conn = conn
+		return &l.watch
+	}
+	l.conn, err = pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+func (d dialer) config(target Target) (*pgconn.Config, error) {
+	// Only ParseConfig can make a Config, and it looks at more than it is given. So what it made is replaced.
+	cfg, err := pgconn.ParseConfig(settings)
+	if err != nil {
+		return nil, fmt.Errorf("conns: a PG* variable of the environment is in the way: %w", err)
+	}
+	password, err := d.masterKey.RolePassword(target.DatabaseID, target.PasswordVersion)
+	if err != nil {
+		return nil, err
+	}
+	name := tenant.DatabaseName(target.DatabaseID)
+	cfg.Host, cfg.Port = target.Host, uint16(target.Port)
+	cfg.Database, cfg.User, cfg.Password = name, name, password
+	cfg.TLSConfig, err = d.tls(target)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Fallbacks = nil
+	cfg.ConnectTimeout = d.timeout
+	cfg.DialFunc = (&net.Dialer{}).DialContext
+	cfg.LookupFunc = net.DefaultResolver.LookupHost
+	cfg.RuntimeParams = map[string]string{"application_name": applicationName}
+	cfg.ValidateConnect, cfg.AfterConnect = nil, nil
+	cfg.KerberosSrvName, cfg.KerberosSpn = "", ""
+	// A server that asks for the password itself, or for an MD5 of it, is none of ours. It may ask for nothing.
+	cfg.RequireAuth = "scram-sha-256,none"
+	return cfg, nil
+}
+
+func (d dialer) tls(target Target) (*tls.Config, error) {
+	switch target.TLS {
+	case Disable:
+		return nil, nil
+	case Require:
+		return &tls.Config{
+			MinVersion:         tls.VersionTLS12,
+			ServerName:         target.Host,
+			InsecureSkipVerify: true, //nolint:gosec // that is what the mode means
+		}, nil
+	case VerifyFull:
+		return &tls.Config{MinVersion: tls.VersionTLS12, ServerName: target.Host, RootCAs: d.rootCAs}, nil
+	default:
+		return nil, fmt.Errorf("conns: TLS mode: got %d, want Disable, Require or VerifyFull", target.TLS)
+	}
+}
+
+// pgLink is a connection to PostgreSQL.
+type pgLink struct {
+	conn  *pgconn.PgConn
+	watch canceller
+}
+
+var errNotClean = errors.New("conns: the connection is closed, in the middle of something, or about to be cancelled")
+
+func (l *pgLink) clean(ctx context.Context) error {
+	if l.conn.IsClosed() || l.conn.IsBusy() || l.watch.unanswered {
+		return errNotClean
+	}
+	// DISCARD ALL is not possible within a transaction.
+	if l.conn.TxStatus() != 'I' {
+		if err := l.run(ctx, "ROLLBACK"); err != nil {
+			return err
+		}
+	}
+	return l.run(ctx, "DISCARD ALL")
+}
+
+func (l *pgLink) run(ctx context.Context, sql string) error {
+	if _, err := l.conn.Exec(ctx, sql).ReadAll(); err != nil {
+		return fmt.Errorf("conns: %s: %w", sql, err)
+	}
+	return nil
+}
+
+func (l *pgLink) check() error {
+	l.watch.quiet = true
+	defer func() { l.watch.quiet = false }()
+	return l.conn.CheckConn() //nolint:staticcheck // Ping finds more, and costs each such call a message to the server and back
+}
+
+func (l *pgLink) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	if l.conn.IsBusy() {
+		// PostgreSQL notices that its client is gone only when it next writes to it. If it cannot be told, it is
+		// closed all the same.
+		_ = l.conn.CancelRequest(ctx)
+	}
+	l.watch.quiet = true
+	_ = l.conn.Close(ctx) // There is nothing to be done about a connection that does not even close.
+	<-l.conn.CleanupDone()
+}
+
+// canceller is what happens when the context of a call on a connection ends: PostgreSQL is asked to cancel the
+// statement, and has a moment to do so. Pgconn's own does about the same, but does not tell whether PostgreSQL took the
+// request: one that is still under way may hit whatever runs next.
+//
+// Pgconn does not call it from two goroutines at once, nor while it runs anything else on the connection.
+type canceller struct {
+	conn *pgconn.PgConn
+	// quiet means that there is no statement: the call just ends.
+	quiet bool
+	// unanswered means that a request may still be under way.
+	unanswered bool
+}
+
+// HandleCancel is ctxwatch.Handler's. A deadline that cannot be set is that of a connection that is closed.
+func (c *canceller) HandleCancel(context.Context) {
+	if c.quiet {
+		_ = c.conn.Conn().SetDeadline(time.Now())
+		return
+	}
+	deadline := time.Now().Add(cancelTimeout)
+	_ = c.conn.Conn().SetDeadline(deadline)
+	ctx, cancel := context.WithDeadline(context.Background(), deadline)
+	defer cancel()
+	// CancelRequest says nothing of an answer that did not come.
+	if err := c.conn.CancelRequest(ctx); err != nil || ctx.Err() != nil {
+		c.unanswered = true
+	}
+}
+
+// HandleUnwatchAfterCancel is ctxwatch.Handler's.
+func (c *canceller) HandleUnwatchAfterCancel() { _ = c.conn.Conn().SetDeadline(time.Time{}) }
