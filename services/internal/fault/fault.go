@@ -149,8 +149,10 @@ func From(err error) *Error {
 	case errors.Is(err, context.Canceled):
 		return New(codes.Canceled, Cancelled, "the caller went away").Because(err)
 	}
-	if st, ok := status.FromError(err); ok {
-		return fromStatus(st, err)
+	// status.FromError would make the whole chain's text the message.
+	var carrier interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &carrier) {
+		return fromStatus(carrier.GRPCStatus(), err)
 	}
 	return New(codes.Internal, Internal, "something went wrong inside; the server's log tells what").Because(err)
 }

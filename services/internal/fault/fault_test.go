@@ -51,6 +51,9 @@ func TestAnyErrorBecomesAFaultThatTellsNothingItShouldNot(t *testing.T) {
 		require.NotContains(t, got.Text, "secret", name)
 		require.True(t, fault.HasReason(c.err, c.reason), name)
 	}
+	wrapped := fault.From(fmt.Errorf("call: %w", fault.New(codes.NotFound, fault.UserNotFound, "no such user").GRPCStatus().Err()))
+	require.Equal(t, "no such user", wrapped.Text)
+	require.Equal(t, fault.UserNotFound, wrapped.Reason)
 	require.Nil(t, fault.From(nil))
 }
 

@@ -68,6 +68,7 @@ const (
 	RolloutNotFound  = "ROLLOUT_NOT_FOUND"
 	RolloutRunning   = "ROLLOUT_RUNNING"
 	SchemaOutdated   = "SCHEMA_OUTDATED"
+	SeedFailed       = "SEED_FAILED"
 )
 
 // Reasons about SQL through the gateway.

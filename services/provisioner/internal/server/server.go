@@ -1,0 +1,111 @@
+// Package server answers the provisioner's gRPC calls and leaves the work to packages signup and fleet.
+package server
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	provisionerv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1"
+	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
+	"github.com/tenantry/tenantry/services/internal/fault"
+	"github.com/tenantry/tenantry/services/internal/tenant"
+	"github.com/tenantry/tenantry/services/provisioner/internal/cluster"
+	"github.com/tenantry/tenantry/services/provisioner/internal/fleet"
+	"github.com/tenantry/tenantry/services/provisioner/internal/release"
+	"github.com/tenantry/tenantry/services/provisioner/internal/signup"
+)
+
+// Server is both of the provisioner's services.
+type Server struct {
+	Tenants  registryv1.TenantServiceClient
+	Clusters *cluster.Set
+	Releases *release.Store
+	Source   release.Source
+	Signups  *signup.Runner
+	Migrator *fleet.Migrator
+	Rollouts *fleet.Store
+	// Stopping ends streams that would go on for as long as a rollout.
+	Stopping <-chan struct{}
+}
+
+// Register registers the services.
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	provisionerv1.RegisterProvisionerServiceServer(r, provisionerService{Server: s})
+	provisionerv1.RegisterRolloutServiceServer(r, rolloutService{Server: s})
+}
+
+type provisionerService struct {
+	provisionerv1.UnimplementedProvisionerServiceServer
+	*Server
+}
+
+// CreateTenant implements the contract.
+func (s provisionerService) CreateTenant(ctx context.Context, r *provisionerv1.CreateTenantRequest) (*provisionerv1.CreateTenantResponse, error) {
+	if slug := r.GetCompany().GetSlug(); slug != "" {
+		if err := tenant.CheckSlug(slug); err != nil {
+			return nil, fault.Invalid("company.slug", "%v", err)
+		}
+	}
+	t, err := s.Signups.Signup(ctx, &registryv1.ReserveTenantRequest{
+		RequestId: r.GetRequestId(), Company: r.GetCompany(), UsageType: r.GetUsageType(), Owner: r.GetOwner(), Plugins: r.GetPlugins(), Cluster: r.GetCluster(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &provisionerv1.CreateTenantResponse{CompanyId: t.GetCompanyId(), Slug: t.GetSlug(), State: t.GetState(), SchemaVersion: t.GetSchemaVersion()}, nil
+}
+
+// tenant returns a company that has a database to migrate or to look at.
+func (s *Server) tenant(ctx context.Context, company string) (*registryv1.Tenant, error) {
+	out, err := s.Tenants.GetTenant(ctx, &registryv1.GetTenantRequest{Company: company})
+	if err != nil {
+		return nil, err
+	}
+	return out.GetTenant(), nil
+}
+
+func notImplemented(what string) error {
+	return fault.New(codes.Unimplemented, fault.NotImplemented, "%s is not in this version", what)
+}
+
+// CheckDrift implements the contract.
+func (provisionerService) CheckDrift(context.Context, *provisionerv1.CheckDriftRequest) (*provisionerv1.CheckDriftResponse, error) {
+	return nil, notImplemented("CheckDrift")
+}
+
+// InstallPlugin implements the contract.
+func (provisionerService) InstallPlugin(context.Context, *provisionerv1.InstallPluginRequest) (*provisionerv1.InstallPluginResponse, error) {
+	return nil, notImplemented("InstallPlugin")
+}
+
+// UninstallPlugin implements the contract.
+func (provisionerService) UninstallPlugin(context.Context, *provisionerv1.UninstallPluginRequest) (*provisionerv1.UninstallPluginResponse, error) {
+	return nil, notImplemented("UninstallPlugin")
+}
+
+// DeleteTenant implements the contract.
+func (provisionerService) DeleteTenant(context.Context, *provisionerv1.DeleteTenantRequest) (*provisionerv1.DeleteTenantResponse, error) {
+	return nil, notImplemented("DeleteTenant")
+}
+
+// PauseRollout implements the contract.
+func (rolloutService) PauseRollout(context.Context, *provisionerv1.PauseRolloutRequest) (*provisionerv1.PauseRolloutResponse, error) {
+	return nil, notImplemented("PauseRollout")
+}
+
+// ResumeRollout implements the contract.
+func (rolloutService) ResumeRollout(context.Context, *provisionerv1.ResumeRolloutRequest) (*provisionerv1.ResumeRolloutResponse, error) {
+	return nil, notImplemented("ResumeRollout")
+}
+
+// CancelRollout implements the contract.
+func (rolloutService) CancelRollout(context.Context, *provisionerv1.CancelRolloutRequest) (*provisionerv1.CancelRolloutResponse, error) {
+	return nil, notImplemented("CancelRollout")
+}
+
+// RetryRollout implements the contract.
+func (rolloutService) RetryRollout(context.Context, *provisionerv1.RetryRolloutRequest) (*provisionerv1.RetryRolloutResponse, error) {
+	return nil, notImplemented("RetryRollout")
+}

@@ -1,0 +1,86 @@
+package signup
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// How long an attempt belongs to the copy that works on it, how often that is renewed, and how often is looked for those
+// that nobody works on. A copy that dies so delays its signups by leaseLife + lookEvery at most.
+const (
+	leaseLife  = 6 * time.Second
+	renewEvery = 2 * time.Second
+	lookEvery  = time.Second
+	// askEvery is how often a caller's repeat looks whether another copy is done.
+	askEvery = 50 * time.Millisecond
+)
+
+// attempt is a signup under way: a row that is made before anything else is.
+type attempt struct {
+	requestID         string
+	company, database uuid.UUID
+}
+
+// attempts is the table of them. holder names this run of this copy.
+type attempts struct {
+	pool   *pgxpool.Pool
+	holder string
+}
+
+// begin records an attempt, or takes over one that nobody works on. ok is false while another copy has it.
+func (a attempts) begin(ctx context.Context, requestID string) (got attempt, ok bool, err error) {
+	company, err := uuid.NewV7()
+	if err != nil {
+		return got, false, err
+	}
+	database, err := uuid.NewV7()
+	if err != nil {
+		return got, false, err
+	}
+	got.requestID = requestID
+	err = a.pool.QueryRow(ctx, `INSERT INTO attempts AS a (request_id, company_id, database_id, locked_by, lease_until) VALUES ($1, $2, $3, $4, now() + $5::interval)
+		ON CONFLICT (request_id) DO UPDATE SET locked_by = excluded.locked_by, lease_until = excluded.lease_until
+		WHERE a.lease_until < now() OR a.locked_by = excluded.locked_by RETURNING company_id, database_id`,
+		requestID, company, database, a.holder, leaseLife).Scan(&got.company, &got.database)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return got, false, nil
+	}
+	return got, err == nil, err
+}
+
+// renew keeps an attempt; false when it is another's by now.
+func (a attempts) renew(ctx context.Context, requestID string) (bool, error) {
+	tag, err := a.pool.Exec(ctx, "UPDATE attempts SET lease_until = now() + $3::interval WHERE request_id = $1 AND locked_by = $2", requestID, a.holder, leaseLife)
+	return tag.RowsAffected() == 1, err
+}
+
+// release leaves an attempt to whoever comes next.
+func (a attempts) release(ctx context.Context, requestID string) error {
+	_, err := a.pool.Exec(ctx, "UPDATE attempts SET lease_until = now() - interval '1 second', locked_by = '' WHERE request_id = $1 AND locked_by = $2", requestID, a.holder)
+	return err
+}
+
+// end forgets an attempt, whose company is open or of which nothing is left.
+func (a attempts) end(ctx context.Context, requestID string) error {
+	_, err := a.pool.Exec(ctx, "DELETE FROM attempts WHERE request_id = $1 AND locked_by = $2", requestID, a.holder)
+	return err
+}
+
+// orphans takes over some attempts that nobody works on.
+func (a attempts) orphans(ctx context.Context, limit int) ([]attempt, error) {
+	rows, err := a.pool.Query(ctx, `UPDATE attempts SET locked_by = $1, lease_until = now() + $2::interval WHERE request_id IN
+		(SELECT request_id FROM attempts WHERE lease_until < now() ORDER BY lease_until LIMIT $3 FOR UPDATE SKIP LOCKED)
+		RETURNING request_id, company_id, database_id`, a.holder, leaseLife, limit)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (attempt, error) {
+		var got attempt
+		return got, row.Scan(&got.requestID, &got.company, &got.database)
+	})
+}

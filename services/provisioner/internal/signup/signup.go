@@ -1,0 +1,407 @@
+// Package signup makes companies: it reserves one in the registry, clones and seeds its database, and opens it. Each step
+// may be repeated, and the work is recorded before it starts, so whoever comes next finishes or undoes what a copy that
+// died left behind. Only what a recorded attempt made is ever dropped. No password is kept.
+package signup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+
+	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
+	"github.com/tenantry/tenantry/services/internal/fault"
+	"github.com/tenantry/tenantry/services/internal/pg"
+	"github.com/tenantry/tenantry/services/internal/tenant"
+	"github.com/tenantry/tenantry/services/provisioner/internal/cluster"
+	"github.com/tenantry/tenantry/services/provisioner/internal/release"
+	"github.com/tenantry/tenantry/services/provisioner/internal/schema"
+	"github.com/tenantry/tenantry/services/provisioner/internal/seed"
+	"github.com/tenantry/tenantry/services/provisioner/internal/template"
+)
+
+const (
+	// tries is how often a step that may succeed later is tried within one attempt.
+	tries = 6
+	// takeOver is how many orphans are worked on at once.
+	takeOver = 8
+)
+
+// Runner works on signups. Run it; it stops working when Run's context ends.
+type Runner struct {
+	tenants   registryv1.TenantServiceClient
+	clusters  *cluster.Set
+	templates *template.Builder
+	releases  *release.Store
+	attempts  attempts
+	log       *zap.Logger
+
+	mu      sync.Mutex
+	work    sync.WaitGroup
+	ctx     context.Context // of all work; ends when Run ends
+	stop    context.CancelFunc
+	stopped bool
+	busy    map[string]chan struct{} // requests that are worked on here, each closed at its end
+}
+
+// NewRunner returns a runner. instance names this copy.
+func NewRunner(pool *pgxpool.Pool, tenants registryv1.TenantServiceClient, clusters *cluster.Set, templates *template.Builder,
+	releases *release.Store, instance string, log *zap.Logger,
+) *Runner {
+	r := &Runner{
+		tenants: tenants, clusters: clusters, templates: templates, releases: releases, log: log, busy: map[string]chan struct{}{},
+		// A copy that died and came back is another holder: its leases run out like anyone's.
+		attempts: attempts{pool: pool, holder: instance + " " + uuid.NewString()},
+	}
+	r.ctx, r.stop = context.WithCancel(context.Background())
+	return r
+}
+
+// Run takes over what nobody works on, until the context ends; then it stops all work and waits for it.
+func (r *Runner) Run(ctx context.Context) {
+	defer r.work.Wait()
+	defer func() {
+		r.mu.Lock()
+		r.stopped = true
+		r.mu.Unlock()
+		r.stop()
+	}()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+		}
+		orphans, err := r.attempts.orphans(ctx, takeOver)
+		if err != nil {
+			if ctx.Err() == nil {
+				r.log.Warn("signups that were left cannot be read", zap.Error(err))
+			}
+			continue
+		}
+		for _, a := range orphans {
+			r.log.Info("taking a signup over", zap.String("request_id", a.requestID))
+			done, ok := r.claim(a.requestID)
+			if !ok {
+				continue
+			}
+			r.work.Go(func() {
+				defer done()
+				if _, err := r.attempt(a, nil); err != nil && r.ctx.Err() == nil {
+					r.log.Warn("a signup that was left came to nothing", zap.String("request_id", a.requestID), zap.Error(err))
+				}
+			})
+		}
+	}
+}
+
+// claim reserves a request for one goroutine of this copy. ok is false while another has it, or when the runner stops.
+func (r *Runner) claim(requestID string) (done func(), ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, taken := r.busy[requestID]; taken || r.stopped {
+		return nil, false
+	}
+	ended := make(chan struct{})
+	r.busy[requestID] = ended
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.busy, requestID)
+		close(ended)
+	}, true
+}
+
+// Signup signs a company up, or goes on with the same request's earlier attempt, and returns its tenant. The work goes on
+// when the context ends before it: UNAVAILABLE `SIGNUP_IN_PROGRESS`. Other errors are those of ReserveTenant, and of what
+// could not be made; then nothing is left.
+func (r *Runner) Signup(ctx context.Context, q *registryv1.ReserveTenantRequest) (*registryv1.Tenant, error) {
+	done, a, err := r.begin(ctx, q.GetRequestId())
+	if err != nil {
+		return nil, err
+	}
+	type outcome struct {
+		tenant *registryv1.Tenant
+		err    error
+	}
+	out := make(chan outcome, 1)
+	q.CompanyId, q.DatabaseId = a.company.String(), a.database.String()
+	r.work.Go(func() {
+		defer done()
+		t, err := r.attempt(a, q)
+		out <- outcome{t, err}
+	})
+	select {
+	case o := <-out:
+		return o.tenant, o.err
+	case <-ctx.Done():
+		return nil, inProgress().Because(ctx.Err())
+	}
+}
+
+func inProgress() *fault.Error {
+	return fault.New(codes.Unavailable, fault.SignupInProgress, "the signup is under way: repeat the same request to learn how it ended").RetryIn(time.Second)
+}
+
+// begin waits until nobody else works on the request, and records it.
+func (r *Runner) begin(ctx context.Context, requestID string) (done func(), a attempt, err error) {
+	for {
+		done, ok := r.claim(requestID)
+		if ok {
+			a, ok, err := r.attempts.begin(ctx, requestID)
+			if err == nil && ok {
+				return done, a, nil
+			}
+			done()
+			if err != nil {
+				return nil, a, unavailable(err)
+			}
+		}
+		r.mu.Lock()
+		ended, stopped := r.busy[requestID], r.stopped
+		r.mu.Unlock()
+		if stopped {
+			return nil, a, inProgress()
+		}
+		select {
+		case <-ended: // Nil, which is never ready, when it is another copy that has it.
+		case <-time.After(askEvery):
+		case <-ctx.Done():
+			return nil, a, inProgress().Because(ctx.Err())
+		}
+	}
+}
+
+// attempt works on a signup that this copy holds, to its end: an open company, or nothing. q is nil for one that was
+// left by somebody, who may have reserved it or not.
+func (r *Runner) attempt(a attempt, q *registryv1.ReserveTenantRequest) (*registryv1.Tenant, error) {
+	ctx, cancel := context.WithCancel(r.ctx)
+	defer cancel()
+	var renewal sync.WaitGroup
+	renewal.Go(func() { r.keep(ctx, cancel, a) })
+	defer renewal.Wait()
+	defer cancel()
+
+	reserved, err := r.reserve(ctx, a, q)
+	if err == nil {
+		var t *registryv1.Tenant
+		if t, err = r.finish(ctx, reserved); err == nil {
+			r.end(a)
+			return t, nil
+		}
+	} else if !fault.Retryable(err) && ctx.Err() == nil {
+		// Refused: nothing was reserved.
+		r.end(a)
+		return nil, err
+	}
+	if ctx.Err() == nil && reserved != nil && !fault.Retryable(err) {
+		return r.undo(ctx, a, reserved, err)
+	}
+	// It may yet succeed: whoever looks next goes on.
+	clean, done := context.WithTimeout(context.WithoutCancel(ctx), leaseLife)
+	defer done()
+	if released := r.attempts.release(clean, a.requestID); released != nil {
+		r.log.Warn("a signup could not be released; its lease will run out", zap.String("request_id", a.requestID), zap.Error(released))
+	}
+	return nil, inProgress().Because(err)
+}
+
+// keep renews the lease until the work ends; work whose lease was lost is another's.
+func (r *Runner) keep(ctx context.Context, cancel context.CancelFunc, a attempt) {
+	tick := time.NewTicker(renewEvery)
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		ok, err := r.attempts.renew(ctx, a.requestID)
+		switch {
+		case err == nil && ok:
+			last = time.Now()
+		case err == nil, time.Since(last) > leaseLife-renewEvery:
+			r.log.Warn("lost a signup to another copy", zap.String("request_id", a.requestID), zap.Error(err))
+			cancel()
+			return
+		}
+	}
+}
+
+// end forgets the attempt.
+func (r *Runner) end(a attempt) {
+	ctx, cancel := context.WithTimeout(context.Background(), leaseLife)
+	defer cancel()
+	if err := r.attempts.end(ctx, a.requestID); err != nil {
+		// The answer stands; the attempt will be found and ended by whoever looks next.
+		r.log.Warn("a finished signup could not be forgotten", zap.String("request_id", a.requestID), zap.Error(err))
+	}
+}
+
+// reserve reserves the company, or reads what was reserved.
+func (r *Runner) reserve(ctx context.Context, a attempt, q *registryv1.ReserveTenantRequest) (reserved *registryv1.Reservation, err error) {
+	err = r.persist(ctx, func() error {
+		if q == nil {
+			out, err := r.tenants.GetReservation(ctx, &registryv1.GetReservationRequest{RequestId: a.requestID})
+			reserved = out.GetReservation()
+			return err
+		}
+		out, err := r.tenants.ReserveTenant(ctx, q)
+		reserved = out.GetReservation()
+		return err
+	})
+	return reserved, err
+}
+
+// persist repeats what may succeed a little later.
+func (r *Runner) persist(ctx context.Context, f func() error) error {
+	for try := 1; ; try++ {
+		err := f()
+		if err == nil || try == tries || !fault.Retryable(err) {
+			return err
+		}
+		select {
+		case <-time.After(time.Duration(try*try) * 20 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// finish makes the database of a reserved company and opens it. A company that has come further is left as it is.
+func (r *Runner) finish(ctx context.Context, reserved *registryv1.Reservation) (*registryv1.Tenant, error) {
+	t := reserved.GetTenant()
+	switch t.GetState() {
+	case registryv1.CompanyState_COMPANY_STATE_PROVISIONING:
+	case registryv1.CompanyState_COMPANY_STATE_FAILED:
+		return nil, fault.New(codes.FailedPrecondition, fault.CompanyStateInvalid, "the signup was given up")
+	default:
+		return t, nil
+	}
+	var version string
+	err := r.persist(ctx, func() (err error) {
+		version, err = r.build(ctx, reserved)
+		return unavailable(err)
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = r.persist(ctx, func() error {
+		out, err := r.tenants.ActivateTenant(ctx, &registryv1.ActivateTenantRequest{CompanyId: t.GetCompanyId(), SchemaVersion: version})
+		if err == nil {
+			t = out.GetTenant()
+		}
+		return err
+	})
+	return t, err
+}
+
+// build makes the database as the current release has it and returns the core set's version.
+func (r *Runner) build(ctx context.Context, reserved *registryv1.Reservation) (version string, err error) {
+	t := reserved.GetTenant()
+	database, err := uuid.Parse(t.GetDatabaseId())
+	if err != nil {
+		return "", err
+	}
+	current, err := r.releases.Current(ctx)
+	if err != nil {
+		return "", err
+	}
+	name, err := r.templates.Ensure(ctx, t.GetCluster(), current)
+	if err != nil {
+		return "", err
+	}
+	err = r.clusters.Create(ctx, t.GetCluster(), name, database, t.GetPasswordVersion())
+	if pg.Code(err) == pgerrcode.InvalidCatalogName {
+		r.templates.Forget(t.GetCluster(), current)
+		return "", fault.New(codes.Unavailable, fault.Unavailable, "the template is gone").Because(err)
+	}
+	if err != nil {
+		return "", err
+	}
+	conn, err := r.clusters.Connect(ctx, t.GetCluster(), tenant.DatabaseName(database))
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
+	for {
+		results, err := schema.Bring(ctx, conn, current, t.GetPlugins(), schema.Options{})
+		if err != nil {
+			return "", err
+		}
+		if version = results[0].To; version == "" {
+			version = emptySet
+		}
+		if err := seed.Run(ctx, conn, current.Tree.Seed, reserved); err != nil {
+			return "", err
+		}
+		// Nobody is born on a release that was passed meanwhile.
+		now, err := r.releases.Current(ctx)
+		if err != nil || now.Hash == current.Hash {
+			return version, err
+		}
+		current = now
+	}
+}
+
+// emptySet is the version of a database whose core set has no file.
+const emptySet = "0"
+
+// undo gives a signup up: first in the registry, which says so if the company is open after all, then what was made.
+func (r *Runner) undo(ctx context.Context, a attempt, reserved *registryv1.Reservation, cause error) (*registryv1.Tenant, error) {
+	t := reserved.GetTenant()
+	r.log.Warn("giving a signup up", zap.String("request_id", a.requestID), zap.String("company", t.GetCompanyId()), zap.Error(cause))
+	err := r.persist(ctx, func() error {
+		_, err := r.tenants.FailTenant(ctx, &registryv1.FailTenantRequest{CompanyId: t.GetCompanyId(), Reason: shorten(fault.From(cause).Text)})
+		return err
+	})
+	if fault.HasReason(err, fault.CompanyStateInvalid) {
+		out, err := r.tenants.GetTenant(ctx, &registryv1.GetTenantRequest{Company: t.GetCompanyId()})
+		if err != nil {
+			return nil, err
+		}
+		r.end(a)
+		return out.GetTenant(), nil
+	}
+	database, parse := uuid.Parse(t.GetDatabaseId())
+	if err = errors.Join(err, parse); err == nil {
+		err = r.persist(ctx, func() error { return r.clusters.Drop(ctx, t.GetCluster(), database) })
+		if fault.HasReason(err, fault.ClusterNotFound) {
+			err = nil // Nothing could be made there either.
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%w; and it could not be undone yet: %w", cause, err), r.attempts.release(ctx, a.requestID))
+	}
+	r.end(a)
+	return nil, cause
+}
+
+// longestReason is how much of an error the registry keeps.
+const longestReason = 1000
+
+func shorten(s string) string {
+	if s == "" {
+		return "unknown"
+	}
+	return s[:min(len(s), longestReason)]
+}
+
+// unavailable makes a fault of PostgreSQL's absence, which is worth another try.
+func unavailable(err error) error {
+	var f *fault.Error
+	if err == nil || errors.As(err, &f) || !pg.IsUnavailable(err) {
+		return err
+	}
+	return fault.New(codes.Unavailable, fault.DatabaseUnavailable, "a database cannot be reached").RetryIn(time.Second).Because(err)
+}

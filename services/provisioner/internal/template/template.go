@@ -1,0 +1,157 @@
+// Package template builds the database that new tenants are cloned from: one for each cluster and release, made once by
+// the Atlas CLI and closed by what a tenant must not see or do. Clones inherit all of it but the rights on the database
+// itself, which package cluster sets on each.
+package template
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/tenantry/tenantry/services/internal/atlascli"
+	"github.com/tenantry/tenantry/services/internal/pg"
+	"github.com/tenantry/tenantry/services/provisioner/internal/cluster"
+	"github.com/tenantry/tenantry/services/provisioner/internal/release"
+)
+
+// hashDigits is how much of a release's hash is in a template's name.
+const hashDigits = 12
+
+// rights gives tenants' group its rights on what will be made, before it is; hardening takes from everyone what a
+// tenant must not have.
+//
+//go:embed rights.sql
+var rights string
+
+//go:embed hardening.sql
+var hardening string
+
+// Builder builds templates.
+type Builder struct {
+	clusters *cluster.Set
+	atlas    *atlascli.CLI
+	log      *zap.Logger
+
+	building singleflight.Group
+	mu       sync.Mutex
+	built    map[string]bool
+}
+
+// NewBuilder returns a builder.
+func NewBuilder(clusters *cluster.Set, atlas *atlascli.CLI, log *zap.Logger) *Builder {
+	return &Builder{clusters: clusters, atlas: atlas, log: log, built: map[string]bool{}}
+}
+
+// Name is a template's name.
+func Name(r *release.Release) string { return "template_" + r.Hash[:hashDigits] }
+
+// Ensure returns the name of the template of a release on a cluster, building it where there is none. However many ask,
+// in however many copies, it is built once.
+func (b *Builder) Ensure(ctx context.Context, clusterName string, r *release.Release) (string, error) {
+	name := Name(r)
+	key := clusterName + "/" + name
+	b.mu.Lock()
+	done := b.built[key]
+	b.mu.Unlock()
+	if done {
+		return name, nil
+	}
+	// The work goes on for the others when the one who began it goes away.
+	result := b.building.DoChan(key, func() (any, error) {
+		return nil, b.build(context.WithoutCancel(ctx), clusterName, name, r)
+	})
+	select {
+	case got := <-result:
+		if got.Err != nil {
+			return "", fmt.Errorf("template %s on cluster %s: %w", name, clusterName, got.Err)
+		}
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	b.mu.Lock()
+	b.built[key] = true
+	b.mu.Unlock()
+	return name, nil
+}
+
+// Forget makes the next Ensure look again, after a clone found no template.
+func (b *Builder) Forget(clusterName string, r *release.Release) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.built, clusterName+"/"+Name(r))
+}
+
+func (b *Builder) build(ctx context.Context, clusterName, name string, r *release.Release) error {
+	return b.clusters.Exclusive(ctx, clusterName, name, func(conn *pgx.Conn) error {
+		exists, err := b.clusters.Exists(ctx, clusterName, name)
+		if err != nil || exists {
+			return err
+		}
+		// It is built under another name, so that what bears the template's name is whole.
+		unfinished := name + "_unfinished"
+		for _, sql := range []string{
+			"DROP DATABASE IF EXISTS " + pg.Quote(unfinished) + " WITH (FORCE)",
+			"CREATE DATABASE " + pg.Quote(unfinished) + " TEMPLATE template0 ENCODING 'UTF8'",
+			"REVOKE ALL ON DATABASE " + pg.Quote(unfinished) + " FROM PUBLIC",
+		} {
+			if _, err := conn.Exec(ctx, sql); err != nil {
+				return err
+			}
+		}
+		if err := b.fill(ctx, clusterName, unfinished, r); err != nil {
+			return err
+		}
+		for _, sql := range []string{
+			"ALTER DATABASE " + pg.Quote(unfinished) + " WITH ALLOW_CONNECTIONS false",
+			"ALTER DATABASE " + pg.Quote(unfinished) + " RENAME TO " + pg.Quote(name),
+		} {
+			if _, err := conn.Exec(ctx, sql); err != nil {
+				return err
+			}
+		}
+		b.log.Info("built a template", zap.String("cluster", clusterName), zap.String("template", name), zap.String("version", r.CoreVersion))
+		return nil
+	})
+}
+
+// fill applies the core set and closes what has to be closed.
+func (b *Builder) fill(ctx context.Context, clusterName, database string, r *release.Release) (err error) {
+	if err := b.run(ctx, clusterName, database, rights); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "tenantry-release-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := r.Tree.Core.WriteTo(dir); err != nil {
+		return err
+	}
+	dsn, err := b.clusters.DSN(clusterName, database)
+	if err != nil {
+		return err
+	}
+	if len(r.Tree.Core.Files()) > 0 {
+		if _, err := b.atlas.Apply(ctx, dsn, dir, ""); err != nil {
+			return err
+		}
+	}
+	return b.run(ctx, clusterName, database, hardening)
+}
+
+func (b *Builder) run(ctx context.Context, clusterName, database, sql string) (err error) {
+	conn, err := b.clusters.Connect(ctx, clusterName, database)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
+	_, err = conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
+	return err
+}

@@ -1,0 +1,192 @@
+// Package provisioner is the service that makes tenants' databases and migrates them. It owns a database of its own, with
+// signups under way, releases and rollouts, and the administrator's connection to every cluster. It answers no company's
+// requests and keeps no password.
+package provisioner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
+	"github.com/tenantry/tenantry/services/internal/atlascli"
+	"github.com/tenantry/tenantry/services/internal/credential"
+	"github.com/tenantry/tenantry/services/internal/fault"
+	"github.com/tenantry/tenantry/services/internal/migrate"
+	"github.com/tenantry/tenantry/services/internal/pg"
+	"github.com/tenantry/tenantry/services/internal/rpc"
+	"github.com/tenantry/tenantry/services/provisioner/internal/cluster"
+	"github.com/tenantry/tenantry/services/provisioner/internal/fleet"
+	"github.com/tenantry/tenantry/services/provisioner/internal/release"
+	"github.com/tenantry/tenantry/services/provisioner/internal/server"
+	"github.com/tenantry/tenantry/services/provisioner/internal/signup"
+	"github.com/tenantry/tenantry/services/provisioner/internal/template"
+	"github.com/tenantry/tenantry/services/provisioner/migrations/own"
+)
+
+// poolSize is how many connections to its own database one copy opens at most.
+const poolSize = 20
+
+// Config says how to run a provisioner.
+type Config struct {
+	// TLS are the server's files, and what it shows the registry.
+	TLS rpc.TLS
+	// DSN is its own database's.
+	DSN string
+	// Registry is where the registry answers.
+	Registry string
+	// Clusters are the administrators' DSNs of the PostgreSQL servers, by the names that the registry has them under.
+	Clusters map[string]string
+	// MasterKey is what tenants' passwords are derived from, the gateway's too.
+	MasterKey credential.MasterKey
+	// Migrations is a directory with core, plugins/NAME and seed.sql, read anew at each MigrateTenant and StartRollout;
+	// empty means the sets inside the program.
+	Migrations string
+	// Atlas is the path of the Atlas CLI; empty means to look for it.
+	Atlas string
+	// Instance names this copy among others.
+	Instance string
+	// Logger gets the logs.
+	Logger *zap.Logger
+}
+
+// Migrate makes the provisioner's database where it is missing and applies its migrations.
+func Migrate(ctx context.Context, dsn string) (migrate.Result, error) {
+	set, err := migrate.Load(own.FS(), "provisioner")
+	if err != nil {
+		return migrate.Result{}, err
+	}
+	return migrate.Own(ctx, dsn, set)
+}
+
+// Provisioner is a running copy.
+type Provisioner struct {
+	cfg       Config
+	pool      *pgxpool.Pool
+	registry  *grpc.ClientConn
+	clusters  *cluster.Set
+	templates *template.Builder
+	releases  *release.Store
+	signups   *signup.Runner
+	rollouts  *fleet.Runner
+	server    *rpc.Server
+	stopping  chan struct{}
+}
+
+// New connects to the provisioner's database, and makes the sets that it has the current release when there is none yet.
+// It is FAILED_PRECONDITION `SCHEMA_OUTDATED` when its database has migrations left. Clusters and the registry may be
+// away: calls that need them say so.
+func New(ctx context.Context, cfg Config) (_ *Provisioner, err error) {
+	p := &Provisioner{cfg: cfg, stopping: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+		}
+	}()
+	atlas, err := atlascli.New(cfg.Atlas)
+	if err != nil {
+		return nil, err
+	}
+	if p.pool, err = pg.Open(ctx, cfg.DSN, "tenantry provisioner", poolSize); err != nil {
+		return nil, err
+	}
+	if err := checkSchema(ctx, p.pool); err != nil {
+		return nil, err
+	}
+	p.releases = release.NewStore(p.pool)
+	source := release.Source{Dir: cfg.Migrations}
+	if _, err := p.releases.Bootstrap(ctx, source); err != nil {
+		return nil, err
+	}
+	files := cfg.TLS
+	files.Peer = "service/registry"
+	if p.registry, err = rpc.Dial(cfg.Registry, files); err != nil {
+		return nil, err
+	}
+	tenants := registryv1.NewTenantServiceClient(p.registry)
+	if p.clusters, err = cluster.New(cfg.Clusters, cfg.MasterKey); err != nil {
+		return nil, err
+	}
+	p.templates = template.NewBuilder(p.clusters, atlas, cfg.Logger)
+	p.signups = signup.NewRunner(p.pool, tenants, p.clusters, p.templates, p.releases, cfg.Instance, cfg.Logger)
+	rollouts := fleet.NewStore(p.pool, cfg.Instance+" "+uuid.NewString())
+	migrator := fleet.NewMigrator(p.clusters, tenants)
+	p.rollouts = fleet.NewRunner(rollouts, p.releases, migrator, tenants, cfg.Logger)
+	if p.server, err = rpc.NewServer(rpc.Config{Name: "provisioner", TLS: cfg.TLS, Access: access, Logger: cfg.Logger}); err != nil {
+		return nil, err
+	}
+	services := &server.Server{Tenants: tenants, Clusters: p.clusters, Releases: p.releases, Source: source, Signups: p.signups, Migrator: migrator,
+		Rollouts: rollouts, Stopping: p.stopping}
+	services.Register(p.server)
+	return p, nil
+}
+
+// checkSchema refuses to run on a database that is older than the program.
+func checkSchema(ctx context.Context, pool *pgxpool.Pool) error {
+	set, err := migrate.Load(own.FS(), "provisioner")
+	if err != nil {
+		return err
+	}
+	return pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
+		status, err := migrate.Status(ctx, c.Conn(), set, "")
+		if err == nil && len(status.Pending) > 0 {
+			err = fault.New(codes.FailedPrecondition, fault.SchemaOutdated, "the provisioner's database is at version %q, want %q: run `tenantry migrate central`",
+				status.From, set.Latest())
+		}
+		return err
+	})
+}
+
+// Run serves, works on signups and rollouts, and builds templates ahead, until the context ends; then it closes the
+// listener and what New opened.
+func (p *Provisioner) Run(ctx context.Context, l net.Listener) error {
+	ctx, stop := context.WithCancel(ctx)
+	var work sync.WaitGroup
+	work.Go(func() { p.signups.Run(ctx) })
+	work.Go(func() { p.rollouts.Run(ctx) })
+	work.Go(func() { p.warm(ctx) })
+	work.Go(func() { <-ctx.Done(); close(p.stopping) })
+	p.server.SetHealthy(true)
+	err := p.server.Serve(ctx, l)
+	stop()
+	work.Wait()
+	if err != nil {
+		err = fmt.Errorf("provisioner: %w", err)
+	}
+	return errors.Join(err, p.close())
+}
+
+// warm builds the current release's templates, so that the first signup does not wait for it.
+func (p *Provisioner) warm(ctx context.Context) {
+	current, err := p.releases.Current(ctx)
+	if err != nil {
+		return // The first signup will say so.
+	}
+	for _, name := range p.clusters.Names() {
+		if _, err := p.templates.Ensure(ctx, name, current); err != nil && ctx.Err() == nil {
+			p.cfg.Logger.Warn("a template was not built ahead", zap.String("cluster", name), zap.Error(err))
+		}
+	}
+}
+
+func (p *Provisioner) close() error {
+	var err error
+	if p.registry != nil {
+		err = p.registry.Close()
+	}
+	if p.clusters != nil {
+		p.clusters.Close()
+	}
+	if p.pool != nil {
+		p.pool.Close()
+	}
+	return err
+}
