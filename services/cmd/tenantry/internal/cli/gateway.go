@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tenantry/tenantry/services/gateway"
+	"github.com/tenantry/tenantry/services/internal/credential"
+)
+
+// gatewayCmd is `tenantry gateway`.
+type gatewayCmd struct {
+	serverFlags `set:"port=7400"`
+	upstreamFlags
+	Registry         string        `name:"registry" required:"" placeholder:"HOST:PORT" env:"TENANTRY_REGISTRY" help:"Where the registry answers."`
+	MasterKey        string        `name:"master-key" required:"" type:"path" placeholder:"FILE" env:"TENANTRY_MASTER_KEY" help:"Key that tenants' database passwords are derived from, the provisioner's too."`
+	SigningKey       []string      `name:"signing-key" required:"" type:"path" placeholder:"FILE" env:"TENANTRY_SIGNING_KEYS" help:"Ed25519 key in PEM that assertions for upstreams are signed with; not the registry's. Repeat it to rotate: the first signs, all verify."`
+	StatementTimeout time.Duration `name:"statement-timeout" placeholder:"DURATION" env:"TENANTRY_STATEMENT_TIMEOUT" help:"Longest run of one call's SQL. Default: the gateway's own."`
+	Instance         string        `name:"instance" placeholder:"NAME" env:"TENANTRY_INSTANCE" help:"Name of this copy among others. Default: the host's name."`
+}
+
+// Help is the long help.
+func (gatewayCmd) Help() string {
+	return `Example:
+
+    tenantry gateway --registry registry:7401 --master-key master.hex --signing-key assertion.pem \
+        --tls-ca ca.pem --tls-cert gateway.pem --tls-key gateway-key.pem \
+        --upstream readings.v1.ReadingsService=readings@readings:7500`
+}
+
+// Run serves until it is interrupted.
+func (c *gatewayCmd) Run(ctx context.Context) error {
+	cfg := gateway.Config{TLS: c.tls(), Registry: c.Registry, SigningKeys: c.SigningKey, StatementTimeout: c.StatementTimeout}
+	var err error
+	if cfg.Upstreams, err = c.upstreams(); err != nil {
+		return err
+	}
+	if cfg.MasterKey, err = credential.LoadMasterKey(c.MasterKey); err != nil {
+		return usagef("`tenantry key new master FILE` makes one.", "--master-key: %v", err)
+	}
+	if cfg.Instance, err = instanceName(c.Instance); err != nil {
+		return err
+	}
+	return c.serve(ctx, func(ctx context.Context, log *zap.Logger) (service, error) {
+		cfg.Logger = log
+		return gateway.New(ctx, cfg)
+	})
+}
+
+// upstreamFlags name the services that the gateway forwards to.
+type upstreamFlags struct {
+	Upstream []string `name:"upstream" placeholder:"SERVICE=NAME@HOST:PORT" env:"TENANTRY_UPSTREAMS" help:"Forward a gRPC service, by its full name, to the upstream whose certificate says upstream/NAME. Repeatable; in the variable, with commas between."`
+}
+
+func (f upstreamFlags) upstreams() ([]gateway.Upstream, error) {
+	var upstreams []gateway.Upstream
+	for _, text := range f.Upstream {
+		u, ok := parseUpstream(text)
+		if !ok {
+			return nil, usagef("For example --upstream readings.v1.ReadingsService=readings@127.0.0.1:7500.",
+				"--upstream: got %q, want SERVICE=NAME@HOST:PORT", text)
+		}
+		upstreams = append(upstreams, u)
+	}
+	return upstreams, nil
+}
+
+// parseUpstream reads SERVICE=NAME@TARGET; NAME may be written as in the certificate, upstream/NAME.
+func parseUpstream(text string) (gateway.Upstream, bool) {
+	service, rest, ok := strings.Cut(text, "=")
+	name, target, ok2 := strings.Cut(rest, "@")
+	name = strings.TrimPrefix(name, upstreamGroup)
+	if !ok || !ok2 || service == "" || name == "" || target == "" || strings.Contains(name, "/") {
+		return gateway.Upstream{}, false
+	}
+	return gateway.Upstream{Service: service, Name: upstreamGroup + name, Target: target}, true
+}
+
+const upstreamGroup = "upstream/"

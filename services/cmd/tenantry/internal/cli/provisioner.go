@@ -1,0 +1,58 @@
+package cli
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"github.com/tenantry/tenantry/services/internal/credential"
+	"github.com/tenantry/tenantry/services/provisioner"
+)
+
+// provisionerCmd is `tenantry provisioner`.
+type provisionerCmd struct {
+	serverFlags   `set:"port=7402"`
+	databaseFlags `set:"service=PROVISIONER"`
+	Registry      string            `name:"registry" required:"" placeholder:"HOST:PORT" env:"TENANTRY_REGISTRY" help:"Where the registry answers."`
+	Cluster       map[string]string `name:"cluster" required:"" placeholder:"NAME=FILE" env:"TENANTRY_CLUSTERS" mapsep:"," help:"A cluster's name and a file that holds the PostgreSQL URI of its administrator. Repeatable; in the variable, with commas between."`
+	MasterKey     string            `name:"master-key" required:"" type:"path" placeholder:"FILE" env:"TENANTRY_MASTER_KEY" help:"Key that tenants' database passwords are derived from, the gateway's too."`
+	Migrations    string            `name:"migrations" type:"path" placeholder:"DIR" env:"TENANTRY_MIGRATIONS" help:"Tenants' migration sets: DIR/core and DIR/plugins/NAME. Default: those inside this program."`
+	Atlas         string            `name:"atlas" type:"path" placeholder:"FILE" env:"TENANTRY_ATLAS_BIN" help:"The Atlas command line. Default: atlas beside this program, else on PATH."`
+	Instance      string            `name:"instance" placeholder:"NAME" env:"TENANTRY_INSTANCE" help:"Name of this copy among others. Default: the host's name."`
+}
+
+// Help is the long help.
+func (provisionerCmd) Help() string {
+	return `Its own database must have been migrated: "tenantry migrate central".
+
+Example:
+
+    tenantry provisioner --dsn-file dsn --registry registry:7401 --cluster local=admin-dsn --master-key master.hex \
+        --tls-ca ca.pem --tls-cert provisioner.pem --tls-key provisioner-key.pem`
+}
+
+// Run serves until it is interrupted.
+func (c *provisionerCmd) Run(ctx context.Context) error {
+	cfg := provisioner.Config{TLS: c.tls(), Registry: c.Registry, Clusters: map[string]string{}, Migrations: c.Migrations, Atlas: c.Atlas}
+	var err error
+	if cfg.DSN, err = c.dsn(provisionerDSN); err != nil {
+		return err
+	}
+	if cfg.MasterKey, err = credential.LoadMasterKey(c.MasterKey); err != nil {
+		return usagef("`tenantry key new master FILE` makes one.", "--master-key: %v", err)
+	}
+	if cfg.Instance, err = instanceName(c.Instance); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Cluster)) {
+		if cfg.Clusters[name], err = secretFile(c.Cluster[name]); err != nil {
+			return err
+		}
+	}
+	return c.serve(ctx, func(ctx context.Context, log *zap.Logger) (service, error) {
+		cfg.Logger = log
+		return provisioner.New(ctx, cfg)
+	})
+}
