@@ -1,0 +1,97 @@
+package e2e
+
+import (
+	"bytes"
+	"os/exec"
+	"runtime"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// process is a running tenantry.
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+	log  lockedBuffer
+}
+
+// startProcess starts tenantry with these variables added to its environment. It ends with the test binary, also when
+// that is killed: Linux tells it when the thread that started it ends, so that thread lives as long as it does. The
+// caller stops it.
+func startProcess(t testing.TB, variables []string, args ...string) *process {
+	t.Helper()
+	p := &process{cmd: exec.Command(binary, args...), done: make(chan struct{})}
+	p.cmd.Env = append(plainEnvironment(), variables...)
+	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
+	p.cmd.SysProcAttr = diesWithParent()
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = p.cmd.Wait() // The exit code is what counts, and wait returns it.
+		}
+		close(p.done)
+	}()
+	require.NoError(t, <-started)
+	t.Cleanup(func() {
+		if p.alive() {
+			p.kill()
+			<-p.done
+		}
+		if t.Failed() {
+			t.Logf("the log of tenantry %v:\n%s", args, p.output())
+		}
+	})
+	return p
+}
+
+func (p *process) alive() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// terminate asks it to end; kill does not ask.
+func (p *process) terminate() { _ = p.cmd.Process.Signal(syscall.SIGTERM) }
+func (p *process) kill()      { _ = p.cmd.Process.Kill() }
+
+// wait returns its exit code once it has ended.
+func (p *process) wait(t testing.TB) int {
+	t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(patience):
+		require.Fail(t, "the process does not end", "its log:\n%s", p.output())
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+func (p *process) output() string { return p.log.String() }
+
+// lockedBuffer is written by a process and read by a test.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
