@@ -22,7 +22,7 @@ grpcurl="$PWD/bin/grpcurl"
 pid() {
   local id
   id=$(cat "$data/dev.lock" 2>/dev/null) || return 1
-  ps -o command= -p "$id" 2>/dev/null | grep -qF -- "--data $data" && echo "$id"
+  ps -ww -o command= -p "$id" 2>/dev/null | grep -qF -- "--data $data" && echo "$id"
 }
 
 stop() {
@@ -111,7 +111,7 @@ demo() {
   step "A system of its own starts: PostgreSQL, registry, provisioner, gateway"
   start
   set -a; . "$data/dev.env"; set +a
-  say "$(head -n 1 "$log")"
+  say "$(grep -m 1 'is ready' "$log")"
 
   step "Two companies sign up; each gets a database of its own"
   must_be "Sun Valley is" "$(sign_up "Sun Valley" "Ada" ada@sunvalley.example | field slug)" sun-valley
@@ -162,17 +162,19 @@ demo() {
 
 # lines prints commands to go on with. They name everything in full, so that each can be pasted into any shell.
 lines() {
-  local operator="$grpcurl -cacert $TENANTRY_CA -cert $TENANTRY_OPERATOR_CERT -key $TENANTRY_OPERATOR_KEY"
+  local client operator
+  client=$(printf '%q -cacert %q' "$grpcurl" "$TENANTRY_CA")
+  operator=$(printf '%s -cert %q -key %q' "$client" "$TENANTRY_OPERATOR_CERT" "$TENANTRY_OPERATOR_KEY")
   cat <<LINES
 # The companies, as an operator:
 $operator $TENANTRY_REGISTRY tenantry.registry.v1.CompanyService/ListCompanies
 
 # Log in as Ada, for an access token of ten minutes:
-$grpcurl -cacert $TENANTRY_CA -d '{"email": "ada@sunvalley.example", "password": "$password"}' $TENANTRY_GATEWAY tenantry.registry.v1.SessionService/Login
+$client -d '{"email": "ada@sunvalley.example", "password": "$password"}' $TENANTRY_GATEWAY tenantry.registry.v1.SessionService/Login
 
 # Who am I, and my customers, with the token that she has now:
-$grpcurl -cacert $TENANTRY_CA -H 'authorization: Bearer $ada' $TENANTRY_GATEWAY tenantry.gateway.v1.WhoAmIService/WhoAmI
-$grpcurl -cacert $TENANTRY_CA -H 'authorization: Bearer $ada' -d '{"sql": "SELECT id, name, surname, nickname FROM people WHERE name = \$1", "params": [{"text": "Neema"}]}' $TENANTRY_GATEWAY tenantry.gateway.v1.SqlService/Query
+$client -H 'authorization: Bearer $ada' $TENANTRY_GATEWAY tenantry.gateway.v1.WhoAmIService/WhoAmI
+$client -H 'authorization: Bearer $ada' -d '{"sql": "SELECT id, name, surname, nickname FROM people WHERE name = \$1", "params": [{"text": "Neema"}]}' $TENANTRY_GATEWAY tenantry.gateway.v1.SqlService/Query
 
 # The same company's rows, as an operator, who names it:
 $operator -d '{"company": "sun-valley", "sql": "SELECT count(*) FROM people"}' $TENANTRY_GATEWAY tenantry.gateway.v1.SqlService/Query
@@ -182,7 +184,7 @@ $operator -d '{"company": "green-grid"}' $TENANTRY_PROVISIONER tenantry.provisio
 $operator $TENANTRY_PROVISIONER tenantry.provisioner.v1.RolloutService/ListRollouts
 
 # What can be called:
-$grpcurl -cacert $TENANTRY_CA $TENANTRY_GATEWAY list
+$client $TENANTRY_GATEWAY list
 LINES
 }
 
