@@ -82,11 +82,13 @@ type Config struct {
 
 	// dial makes a connection; tests have another.
 	dial func(ctx context.Context, target Target) (link, error)
+	// checkAfter is how long a connection may lie idle and still be trusted to be alive; tests have less.
+	checkAfter time.Duration
 }
 
 const (
-	// checkAfter is how long a connection may lie idle and still be trusted to be alive.
-	checkAfter = 10 * time.Second
+	// defaultCheckAfter is short enough to find most of what a restarted server left behind.
+	defaultCheckAfter = 10 * time.Second
 	// cleanTimeout is how long the server may take to clean a connection before that costs more than a new one.
 	cleanTimeout = 2 * time.Second
 	// retryAfter is when callers are told to try again.
@@ -105,6 +107,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.ConnectTimeout <= 0 {
 		c.ConnectTimeout = 5 * time.Second
+	}
+	if c.checkAfter == 0 {
+		c.checkAfter = defaultCheckAfter
 	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
@@ -173,7 +178,7 @@ func (p *Pools) Acquire(ctx context.Context, target Target) (*Conn, error) {
 		if g.idle == nil {
 			return p.connect(ctx, w, g)
 		}
-		if time.Since(g.idle.since) < checkAfter || g.idle.link.check() == nil {
+		if time.Since(g.idle.since) < p.cfg.checkAfter || g.idle.link.check() == nil {
 			return newConn(p, g.idle), nil
 		}
 		p.discardAndRequeue(w, g.idle)

@@ -219,7 +219,7 @@ func TestABrokenConnectionIsNotGivenOutAgain(t *testing.T) {
 
 		idle := linkOf(c)
 		give(c)
-		time.Sleep(checkAfter)
+		time.Sleep(defaultCheckAfter)
 		idle.breakDown()
 		c = must(t, p, targetOf(1, 1))
 		require.Equal(t, 3, s.dialled())
