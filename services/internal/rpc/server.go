@@ -82,12 +82,15 @@ func NewServer(cfg Config) (*Server, error) {
 }
 
 // SetHealthy says whether the server can do its work, for health checks of the empty service name.
-func (s *Server) SetHealthy(ok bool) {
+func (s *Server) SetHealthy(ok bool) { s.SetPartHealthy("", ok) }
+
+// SetPartHealthy says whether a part of the server is well, for health checks of that name.
+func (s *Server) SetPartHealthy(part string, ok bool) {
 	status := healthpb.HealthCheckResponse_NOT_SERVING
 	if ok {
 		status = healthpb.HealthCheckResponse_SERVING
 	}
-	s.health.SetServingStatus("", status)
+	s.health.SetServingStatus(part, status)
 }
 
 // Serve answers calls until the context ends, then lets those that run end within the grace and cuts the rest off. It

@@ -1,0 +1,196 @@
+// Package gateway is the service that stands between callers and tenants' databases: it finds out whose a call is, where
+// that company's database is, and runs SQL there on a connection that is that tenant's alone, or passes the call on to an
+// upstream with a signed assertion of whom it is for. It keeps nothing on disk, makes no schema, and decides nobody's
+// company.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
+	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
+	"github.com/tenantry/tenantry/services/gateway/internal/conns"
+	"github.com/tenantry/tenantry/services/gateway/internal/forward"
+	"github.com/tenantry/tenantry/services/gateway/internal/routes"
+	"github.com/tenantry/tenantry/services/gateway/internal/session"
+	"github.com/tenantry/tenantry/services/gateway/internal/sqlapi"
+	"github.com/tenantry/tenantry/services/internal/credential"
+	"github.com/tenantry/tenantry/services/internal/fault"
+	"github.com/tenantry/tenantry/services/internal/rpc"
+	"github.com/tenantry/tenantry/services/internal/token"
+)
+
+// Upstream is a service that the gateway forwards calls to.
+type Upstream = forward.Upstream
+
+// Config says how to run a gateway.
+type Config struct {
+	// TLS are the server's files, and what it shows the registry and upstreams.
+	TLS rpc.TLS
+	// Registry is where the registry answers.
+	Registry string
+	// MasterKey is what tenants' passwords are derived from, the provisioner's too.
+	MasterKey credential.MasterKey
+	// SigningKeys are paths of Ed25519 keys in PEM, not the registry's: the first signs assertions, all verify them. All
+	// copies have the same.
+	SigningKeys []string
+	// Upstreams are the services that calls are forwarded to.
+	Upstreams []Upstream
+	// Instance names this copy among others.
+	Instance string
+	// StatementTimeout is the longest that one call's SQL may run; 0 means 30 seconds.
+	StatementTimeout time.Duration
+	// Logger gets the logs.
+	Logger *zap.Logger
+}
+
+const (
+	defaultStatementTimeout = 30 * time.Second
+	// closeTimeout is how long connections in use have to end after the server has.
+	closeTimeout = 5 * time.Second
+	// stale is how old the routes may be before the part `routes` of the health check says so.
+	stale = 15 * time.Second
+)
+
+// Gateway is a running copy.
+type Gateway struct {
+	cfg      Config
+	registry *grpc.ClientConn
+	routes   *routes.Table
+	sessions *session.Sessions
+	pools    *conns.Pools
+	forward  *forward.Forwarder
+	server   *rpc.Server
+}
+
+// New makes a gateway. The registry may be away: the gateway is healthy when it has the routes.
+func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
+	if cfg.StatementTimeout == 0 {
+		cfg.StatementTimeout = defaultStatementTimeout
+	}
+	g := &Gateway{cfg: cfg}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.close())
+		}
+	}()
+	signer, err := token.LoadSigner(cfg.SigningKeys...)
+	if err != nil {
+		return nil, err
+	}
+	files := cfg.TLS
+	files.Peer = "service/registry"
+	if g.registry, err = rpc.Dial(cfg.Registry, files); err != nil {
+		return nil, err
+	}
+	routing, sessions := registryv1.NewRouteServiceClient(g.registry), registryv1.NewSessionServiceClient(g.registry)
+	g.pools = conns.New(conns.Config{MasterKey: cfg.MasterKey, Logger: cfg.Logger})
+	events := routes.Events{
+		Drain:   g.pools.Drain,
+		Revoked: func(s, k []uuid.UUID, until time.Time) { g.sessions.Revoke(s, k, until) },
+	}
+	g.routes = routes.New(routing, cfg.Instance, events, cfg.Logger)
+	open := func(ctx context.Context, company uuid.UUID) error {
+		_, err := g.routes.Open(ctx, func(t *routes.Table) (*routes.Route, bool) { return t.ByID(company) })
+		return err
+	}
+	if g.sessions, err = session.New(sessions, routing, signer, forward.AssertionMetadata, open, cfg.Logger); err != nil {
+		return nil, err
+	}
+	if g.forward, err = forward.New(cfg.Upstreams, cfg.TLS, signer, cfg.Logger); err != nil {
+		return nil, err
+	}
+	g.server, err = rpc.NewServer(rpc.Config{Name: "gateway", TLS: cfg.TLS, Access: access, Authenticate: g.sessions.Authenticate, Logger: cfg.Logger,
+		Options: g.forward.Options()})
+	if err != nil {
+		return nil, err
+	}
+	sqlapi.New(g.routes, g.pools, g.target, cfg.StatementTimeout).Register(g.server)
+	gatewayv1.RegisterWhoAmIServiceServer(g.server, &whoAmI{routes: g.routes})
+	registryv1.RegisterSessionServiceServer(g.server, &sessionProxy{registry: sessions, keys: signer.Keys()})
+	return g, nil
+}
+
+// target is where a route's database is.
+func (g *Gateway) target(r *routes.Route) (conns.Target, error) {
+	c, ok := g.routes.Cluster(r.Cluster)
+	if !ok {
+		return conns.Target{}, fault.New(codes.Unavailable, fault.DatabaseUnavailable, "the company's database server is not known here").RetryIn(time.Second)
+	}
+	t := conns.Target{Cluster: c.GetName(), Host: c.GetHost(), Port: int(c.GetPort()), Budget: int(c.GetConnectionBudget()),
+		DatabaseID: r.DatabaseID, PasswordVersion: r.PasswordVersion, TLS: conns.VerifyFull}
+	switch c.GetTls() {
+	case registryv1.ClusterTls_CLUSTER_TLS_DISABLE:
+		t.TLS = conns.Disable
+	case registryv1.ClusterTls_CLUSTER_TLS_REQUIRE:
+		t.TLS = conns.Require
+	case registryv1.ClusterTls_CLUSTER_TLS_UNSPECIFIED, registryv1.ClusterTls_CLUSTER_TLS_VERIFY_FULL:
+	}
+	return t, nil
+}
+
+// Run serves until the context ends, and closes the listener and what New opened.
+func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
+	ctx, stop := context.WithCancel(ctx)
+	var work sync.WaitGroup
+	work.Go(func() { g.routes.Run(ctx) })
+	work.Go(func() { g.sessions.Run(ctx) })
+	work.Go(func() { g.report(ctx) })
+	err := g.server.Serve(ctx, l)
+	stop()
+	work.Wait()
+	if err != nil {
+		err = fmt.Errorf("gateway: %w", err)
+	}
+	return errors.Join(err, g.close())
+}
+
+// report keeps the health checks true: the server can work once it has routes; its part `routes` is well while they are
+// fresh.
+func (g *Gateway) report(ctx context.Context) {
+	g.server.SetHealthy(false)
+	select {
+	case <-g.routes.Ready():
+	case <-ctx.Done():
+		return
+	}
+	// Tokens would be verified at the first call; the keys are here before it.
+	g.sessions.LoadKeys(ctx)
+	g.server.SetHealthy(true)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		g.server.SetPartHealthy("routes", g.routes.Age() < stale)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (g *Gateway) close() error {
+	var errs []error
+	if g.forward != nil {
+		errs = append(errs, g.forward.Close())
+	}
+	if g.pools != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		errs = append(errs, g.pools.Close(ctx))
+	}
+	if g.registry != nil {
+		errs = append(errs, g.registry.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,265 @@
+// Package session finds out who calls the gateway, and for which company: an access token is verified offline, an API key
+// is asked about once and remembered, an upstream shows the assertion that it was given, and an operator a certificate.
+// The company of a call comes from here and from nothing else.
+//
+// Whether that company is open is package routes' to know; Authenticate asks it, so that a call of a closed company never
+// gets further.
+package session
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/maypok86/otter/v2"
+	"go.uber.org/zap"
+	"golang.org/x/sync/singleflight"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+
+	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
+	"github.com/tenantry/tenantry/services/internal/credential"
+	"github.com/tenantry/tenantry/services/internal/fault"
+	"github.com/tenantry/tenantry/services/internal/identity"
+	"github.com/tenantry/tenantry/services/internal/rpc"
+	"github.com/tenantry/tenantry/services/internal/token"
+)
+
+const (
+	// remembered is how many API keys are kept, known the longest, unknown the shortest that still stops a flood.
+	remembered   = 100_000
+	knownLife    = 5 * time.Minute
+	unknownLife  = 2 * time.Second
+	keysEvery    = 2 * time.Second // at most, when tokens name keys that are not known
+	keysPatience = 5 * time.Second
+	forgetEvery  = time.Minute
+)
+
+// Open tells whether a company may be served, as an error when not.
+type Open func(ctx context.Context, company uuid.UUID) error
+
+// Sessions authenticates calls.
+type Sessions struct {
+	sessions   registryv1.SessionServiceClient
+	routes     registryv1.RouteServiceClient
+	assertions *token.Verifier
+	assertion  string // the metadata's name
+	open       Open
+	log        *zap.Logger
+
+	verifier atomic.Pointer[token.Verifier]
+	asking   singleflight.Group
+	keysMu   sync.Mutex
+	keysAt   time.Time
+
+	apiKeys *otter.Cache[credential.Hash, *apiKey]
+	revoked sync.Map // uuid.UUID of a session or API key → time.Time until when to remember
+}
+
+// apiKey is what the registry said of a key; nil caller means that it does not work.
+type apiKey struct{ caller *identity.Caller }
+
+// New returns sessions that ask a registry. signer's keys verify assertions, which come in the metadata of that name.
+func New(sessions registryv1.SessionServiceClient, routes registryv1.RouteServiceClient, signer *token.Signer, assertion string, open Open, log *zap.Logger) (*Sessions, error) {
+	cache, err := otter.New(&otter.Options[credential.Hash, *apiKey]{
+		MaximumSize: remembered,
+		ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[credential.Hash, *apiKey]) time.Duration {
+			if e.Value.caller == nil {
+				return unknownLife
+			}
+			return knownLife
+		}),
+	})
+	if err != nil {
+		return nil, err
+	}
+	s := &Sessions{sessions: sessions, routes: routes, assertions: token.NewVerifier(signer.Keys()...), assertion: assertion, open: open, log: log, apiKeys: cache}
+	s.verifier.Store(token.NewVerifier())
+	return s, nil
+}
+
+// Run forgets what need not be remembered, until the context ends.
+func (s *Sessions) Run(ctx context.Context) {
+	defer s.apiKeys.StopAllGoroutines()
+	tick := time.NewTicker(forgetEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			now := time.Now()
+			s.revoked.Range(func(id, until any) bool {
+				if now.After(until.(time.Time)) {
+					s.revoked.Delete(id)
+				}
+				return true
+			})
+		}
+	}
+}
+
+// Revoke makes sessions and API keys work no more.
+func (s *Sessions) Revoke(sessions, apiKeys []uuid.UUID, until time.Time) {
+	for _, id := range sessions {
+		s.revoked.Store(id, until)
+	}
+	for _, id := range apiKeys {
+		// A key has no end of its own, but what is remembered of it has.
+		s.revoked.Store(id, time.Now().Add(2*knownLife))
+	}
+}
+
+func (s *Sessions) isRevoked(id uuid.UUID) bool {
+	if id == uuid.Nil {
+		return false
+	}
+	_, ok := s.revoked.Load(id)
+	return ok
+}
+
+// Authenticate finds out who calls, for rpc.Config. A tenant's caller belongs to a company that is open. Errors:
+// UNAUTHENTICATED `CREDENTIALS_INVALID`, `TOKEN_EXPIRED`; those of Open; UNAVAILABLE when a credential cannot be checked.
+func (s *Sessions) Authenticate(ctx context.Context, certified identity.Caller, md metadata.MD) (identity.Caller, error) {
+	caller, err := s.caller(ctx, certified, md)
+	if err != nil || !caller.IsTenant() {
+		return caller, err
+	}
+	if s.isRevoked(caller.SessionID) || s.isRevoked(caller.APIKeyID) {
+		return identity.Caller{}, notValid()
+	}
+	return caller, s.open(ctx, caller.CompanyID)
+}
+
+func (s *Sessions) caller(ctx context.Context, certified identity.Caller, md metadata.MD) (identity.Caller, error) {
+	// Only an upstream's certificate makes an assertion count: with anyone else's it is ignored, as any metadata is that
+	// claims a tenant.
+	if certified.Kind == identity.Upstream {
+		return s.upstream(certified, md.Get(s.assertion))
+	}
+	bearer, err := rpc.Bearer(md)
+	switch {
+	case err != nil || bearer == "":
+		return certified, err
+	case credential.IsAPIKey(bearer):
+		return s.apiKey(ctx, certified, bearer)
+	default:
+		return s.token(ctx, certified, bearer)
+	}
+}
+
+func (s *Sessions) upstream(certified identity.Caller, assertions []string) (identity.Caller, error) {
+	if len(assertions) != 1 || assertions[0] == "" {
+		return identity.Caller{}, fault.New(codes.Unauthenticated, fault.CredentialsMissing,
+			"an upstream calls with the one `%s` that came with the call it answers", s.assertion)
+	}
+	claims, err := s.assertions.VerifyAssertion(assertions[0], certified.Name)
+	if err != nil {
+		return identity.Caller{}, err
+	}
+	return callerOf(identity.Upstream, certified.Name, claims), nil
+}
+
+func callerOf(kind identity.Kind, name string, c token.Claims) identity.Caller {
+	return identity.Caller{Kind: kind, Name: name, CompanyID: c.CompanyID, UserID: c.UserID, SessionID: c.SessionID, APIKeyID: c.APIKeyID,
+		Roles: c.Roles, ExpiresAt: c.ExpiresAt}
+}
+
+// token verifies an access token. One that names a key which is not known may be signed with a newer one.
+func (s *Sessions) token(ctx context.Context, certified identity.Caller, signed string) (identity.Caller, error) {
+	claims, err := s.verifier.Load().VerifyAccess(signed)
+	if errors.Is(err, token.ErrUnknownKey) && s.LoadKeys(ctx) {
+		claims, err = s.verifier.Load().VerifyAccess(signed)
+	}
+	if err != nil {
+		return identity.Caller{}, err
+	}
+	return callerOf(identity.User, certified.Name, claims), nil
+}
+
+// LoadKeys asks the registry for its keys, not too often, and tells whether it got some.
+func (s *Sessions) LoadKeys(ctx context.Context) bool {
+	got, _, _ := s.asking.Do("keys", func() (any, error) {
+		s.keysMu.Lock()
+		defer s.keysMu.Unlock()
+		if time.Since(s.keysAt) < keysEvery {
+			return false, nil
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keysPatience)
+		defer cancel()
+		out, err := s.sessions.GetJwks(ctx, &registryv1.GetJwksRequest{})
+		if err != nil {
+			s.log.Warn("the registry's keys cannot be had", zap.Error(err))
+			return false, nil
+		}
+		s.keysAt = time.Now()
+		keys := KeysOf(out, token.RegistryIssuer)
+		s.verifier.Store(token.NewVerifier(keys...))
+		return len(keys) > 0, nil
+	})
+	return got.(bool)
+}
+
+// apiKey finds out whose a key is. What the registry says is remembered; a key that is asked about by many at once is
+// asked about once.
+func (s *Sessions) apiKey(ctx context.Context, certified identity.Caller, key string) (identity.Caller, error) {
+	hash := credential.HashOf(key)
+	known, ok := s.apiKeys.GetIfPresent(hash)
+	if !ok {
+		var err error
+		if known, err = s.resolve(ctx, hash); err != nil {
+			return identity.Caller{}, err
+		}
+	}
+	if known.caller == nil || !known.caller.ExpiresAt.IsZero() && time.Now().After(known.caller.ExpiresAt) {
+		return identity.Caller{}, notValid()
+	}
+	caller := *known.caller
+	caller.Name = certified.Name
+	return caller, nil
+}
+
+func (s *Sessions) resolve(ctx context.Context, hash credential.Hash) (*apiKey, error) {
+	result := s.asking.DoChan(string(hash[:]), func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keysPatience)
+		defer cancel()
+		out, err := s.routes.ResolveCredential(ctx, &registryv1.ResolveCredentialRequest{ApiKeyHash: hash[:]})
+		if fault.HasReason(err, fault.CredentialsInvalid) {
+			known := &apiKey{}
+			s.apiKeys.Set(hash, known)
+			return known, nil
+		}
+		if err != nil {
+			return nil, fault.New(codes.Unavailable, fault.Unavailable, "the API key cannot be checked now").RetryIn(time.Second).Because(err)
+		}
+		caller := &identity.Caller{Kind: identity.APIKey, Roles: out.GetRoles()}
+		company, err1 := uuid.Parse(out.GetCompanyId())
+		id, err2 := uuid.Parse(out.GetApiKeyId())
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, err
+		}
+		caller.CompanyID, caller.APIKeyID = company, id
+		if out.GetExpireTime() != nil {
+			caller.ExpiresAt = out.GetExpireTime().AsTime()
+		}
+		known := &apiKey{caller}
+		s.apiKeys.Set(hash, known)
+		return known, nil
+	})
+	select {
+	case got := <-result:
+		if got.Err != nil {
+			return nil, got.Err
+		}
+		return got.Val.(*apiKey), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func notValid() error {
+	return fault.New(codes.Unauthenticated, fault.CredentialsInvalid, "the credential is not valid")
+}

@@ -1,0 +1,141 @@
+package sqlapi
+
+import (
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+	"google.golang.org/grpc"
+
+	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
+)
+
+// Formats of PostgreSQL's protocol.
+const (
+	textFormat   int16 = 0
+	binaryFormat int16 = 1
+)
+
+// parameters are the values of parameters as they are sent; nil is NULL.
+func parameters(values []*gatewayv1.Value) [][]byte {
+	out := make([][]byte, len(values))
+	for i, v := range values {
+		switch x := v.GetValue().(type) {
+		case *gatewayv1.Value_Text:
+			out[i] = []byte(x.Text)
+		case *gatewayv1.Value_Binary:
+			out[i] = x.Binary
+		}
+		if out[i] == nil && !isNull(v) {
+			out[i] = []byte{}
+		}
+	}
+	return out
+}
+
+func isNull(v *gatewayv1.Value) bool {
+	_, ok := v.GetValue().(*gatewayv1.Value_Null)
+	return ok
+}
+
+func formats(values []*gatewayv1.Value) []int16 {
+	out := make([]int16, len(values))
+	for i, v := range values {
+		if _, ok := v.GetValue().(*gatewayv1.Value_Binary); ok {
+			out[i] = binaryFormat
+		}
+	}
+	return out
+}
+
+func resultFormats(f gatewayv1.Format) []int16 {
+	if f == gatewayv1.Format_FORMAT_BINARY {
+		return []int16{binaryFormat}
+	}
+	return []int16{textFormat}
+}
+
+// types knows the names of PostgreSQL's own types.
+var types = pgtype.NewMap()
+
+func columns(fields []pgconn.FieldDescription) []*gatewayv1.Column {
+	out := make([]*gatewayv1.Column, len(fields))
+	for i, f := range fields {
+		out[i] = &gatewayv1.Column{Name: f.Name, TypeOid: f.DataTypeOID, TypeName: typeName(f.DataTypeOID)}
+	}
+	return out
+}
+
+// typeName is a type's name, or its OID for one of the tenant's own.
+func typeName(oid uint32) string {
+	if t, ok := types.TypeForOID(oid); ok {
+		return t.Name
+	}
+	return strconv.FormatUint(uint64(oid), 10)
+}
+
+// rowOf reads the row that the reader is at, and about how many bytes it takes.
+func rowOf(reader *pgconn.ResultReader, binary bool) (*gatewayv1.Row, int) {
+	raw := reader.Values()
+	row := &gatewayv1.Row{Values: make([]*gatewayv1.Value, len(raw))}
+	size := 2
+	for i, b := range raw {
+		size += len(b) + 4
+		row.Values[i] = valueOf(b, binary)
+	}
+	return row, size
+}
+
+// valueOf copies a value: the reader's bytes are the next row's. Text that is not UTF-8, of a database with another
+// encoding, cannot be a protobuf string.
+func valueOf(b []byte, binary bool) *gatewayv1.Value {
+	switch {
+	case b == nil:
+		return &gatewayv1.Value{Value: &gatewayv1.Value_Null{Null: true}}
+	case binary || !utf8.Valid(b):
+		return &gatewayv1.Value{Value: &gatewayv1.Value_Binary{Binary: append([]byte{}, b...)}}
+	default:
+		return &gatewayv1.Value{Value: &gatewayv1.Value_Text{Text: string(b)}}
+	}
+}
+
+// stream sends a result as it comes: PostgreSQL is read no faster than the caller reads.
+type stream struct {
+	out    grpc.ServerStreamingServer[gatewayv1.QueryResponse]
+	binary bool
+	next   *gatewayv1.QueryResponse
+	size   int
+}
+
+func (s *stream) rows(reader *pgconn.ResultReader) error {
+	first := true
+	for reader.NextRow() {
+		if first {
+			s.next, first = &gatewayv1.QueryResponse{Columns: columns(reader.FieldDescriptions())}, false
+		}
+		row, size := rowOf(reader, s.binary)
+		s.next.Rows = append(s.next.Rows, row)
+		if s.size += size; s.size >= messageBytes {
+			if err := s.send(); err != nil {
+				return err
+			}
+		}
+	}
+	if first {
+		s.next = &gatewayv1.QueryResponse{Columns: columns(reader.FieldDescriptions())}
+	}
+	return nil
+}
+
+func (s *stream) send() error {
+	err := s.out.Send(s.next)
+	s.next, s.size = &gatewayv1.QueryResponse{}, 0
+	return err
+}
+
+// end sends what is left with the command tag.
+func (s *stream) end(tag string) error {
+	s.next.CommandTag = tag
+	return s.send()
+}
