@@ -118,4 +118,3 @@ func (r *Registry) Run(ctx context.Context, l net.Listener) error {
 	}
 	return nil
 }
-

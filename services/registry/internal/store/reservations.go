@@ -31,7 +31,9 @@ type Reserved struct {
 }
 
 // Same tells whether a request says what the recorded one said, passwords and proposed ids aside.
-func (r *Reserved) Same(q *registryv1.ReserveTenantRequest) bool { return proto.Equal(r.request, comparable(q)) }
+func (r *Reserved) Same(q *registryv1.ReserveTenantRequest) bool {
+	return proto.Equal(r.request, comparable(q))
+}
 
 // comparable is a request without what may differ in a repeat, or must not be stored, in one way of writing.
 func comparable(q *registryv1.ReserveTenantRequest) *registryv1.ReserveTenantRequest {

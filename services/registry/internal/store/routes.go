@@ -74,7 +74,7 @@ func appendEvent(ctx context.Context, tx pgx.Tx, m *registryv1.WatchRoutesRespon
 	if err != nil {
 		return fmt.Errorf("marshal a route event: %w", err)
 	}
-	_, err = tx.Exec(ctx, "WITH told AS (SELECT pg_notify($3, $1::text)) INSERT INTO route_events (sequence, message) SELECT $1, $2 FROM told",
+	_, err = tx.Exec(ctx, "WITH told AS (SELECT pg_notify($3, ($1::bigint)::text)) INSERT INTO route_events (sequence, message) SELECT $1, $2 FROM told",
 		m.Sequence, message, RoutesChannel)
 	return err
 }
