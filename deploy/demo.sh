@@ -155,6 +155,10 @@ demo() {
   must_be "Grace uses the new column" "$(as_user "$grace" -d '{"sql": "UPDATE people SET nickname = lower(name)"}' \
     "$TENANTRY_GATEWAY" tenantry.gateway.v1.SqlService/Execute | field rowsAffected)" 1
 
+  step "Ada makes an API key for a program of hers"
+  key=$(as_user "$ada" -d '{"name": "demo"}' "$TENANTRY_REGISTRY" tenantry.registry.v1.ApiKeyService/CreateApiKey | field key)
+  must_be "with it the program sees" "$(customers "$key")" "Neema Mushi and Juma Said"
+
   lines >"$work/go-on.sh"
   step "All of it held. Go on with these lines; each works by itself"
   printf '\n%s\n' "$(cat "$work/go-on.sh")"
@@ -172,9 +176,9 @@ $operator $TENANTRY_REGISTRY tenantry.registry.v1.CompanyService/ListCompanies
 # Log in as Ada, for an access token of ten minutes:
 $client -d '{"email": "ada@sunvalley.example", "password": "$password"}' $TENANTRY_GATEWAY tenantry.registry.v1.SessionService/Login
 
-# Who am I, and my customers, with the token that she has now:
-$client -H 'authorization: Bearer $ada' $TENANTRY_GATEWAY tenantry.gateway.v1.WhoAmIService/WhoAmI
-$client -H 'authorization: Bearer $ada' -d '{"sql": "SELECT id, name, surname, nickname FROM people WHERE name = \$1", "params": [{"text": "Neema"}]}' $TENANTRY_GATEWAY tenantry.gateway.v1.SqlService/Query
+# Who am I, and my customers, with her API key:
+$client -H 'authorization: Bearer $key' $TENANTRY_GATEWAY tenantry.gateway.v1.WhoAmIService/WhoAmI
+$client -H 'authorization: Bearer $key' -d '{"sql": "SELECT id, name, surname, nickname FROM people WHERE name = \$1", "params": [{"text": "Neema"}]}' $TENANTRY_GATEWAY tenantry.gateway.v1.SqlService/Query
 
 # The same company's rows, as an operator, who names it:
 $operator -d '{"company": "sun-valley", "sql": "SELECT count(*) FROM people"}' $TENANTRY_GATEWAY tenantry.gateway.v1.SqlService/Query
