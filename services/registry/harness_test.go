@@ -1,0 +1,181 @@
+package registry_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap/zaptest"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+
+	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
+	"github.com/tenantry/tenantry/services/internal/fault"
+	"github.com/tenantry/tenantry/services/internal/pgtest"
+	"github.com/tenantry/tenantry/services/internal/pki"
+	"github.com/tenantry/tenantry/services/internal/rpc"
+	"github.com/tenantry/tenantry/services/internal/token"
+	"github.com/tenantry/tenantry/services/registry"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+const password = "correct horse"
+
+// system is a registry on a database of its own, and callers of every kind.
+type system struct {
+	t         *testing.T
+	dsn       string
+	authority *pki.Authority
+	key       string
+	address   string
+	stop      func()
+	numbered  atomic.Int32
+}
+
+func start(t *testing.T) *system {
+	t.Helper()
+	s := &system{t: t, dsn: pgtest.Database(t), key: filepath.Join(t.TempDir(), "access.pem")}
+	result, err := registry.Migrate(t.Context(), s.dsn)
+	require.NoError(t, err)
+	require.NotEmpty(t, result.To)
+	s.authority, err = pki.Open(t.TempDir())
+	require.NoError(t, err)
+	signer, err := token.NewSigner()
+	require.NoError(t, err)
+	text, err := signer.PEM()
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(s.key, text, 0o600))
+	s.run()
+	_, err = registryv1.NewClusterServiceClient(s.as("operator/ops")).RegisterCluster(t.Context(), &registryv1.RegisterClusterRequest{
+		Name: "local", Host: "127.0.0.1", Port: 5432, Tls: registryv1.ClusterTls_CLUSTER_TLS_DISABLE})
+	require.NoError(t, err)
+	return s
+}
+
+// run starts a copy of the registry; the test's end stops it.
+func (s *system) run() {
+	s.t.Helper()
+	files := s.files("service/registry")
+	r, err := registry.New(s.t.Context(), registry.Config{TLS: files, DSN: s.dsn, SigningKeys: []string{s.key}, Logger: zaptest.NewLogger(s.t)})
+	require.NoError(s.t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(s.t, err)
+	s.address = l.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx, l) }()
+	stopped := false
+	s.stop = func() {
+		if !stopped {
+			stopped = true
+			cancel()
+			require.NoError(s.t, <-done)
+		}
+	}
+	s.t.Cleanup(s.stop)
+}
+
+func (s *system) files(name string) rpc.TLS {
+	s.t.Helper()
+	files, err := s.authority.Issue(name, "127.0.0.1")
+	require.NoError(s.t, err)
+	return rpc.TLS{CA: s.authority.CA(), Cert: files.Cert, Key: files.Key}
+}
+
+// as is a connection with the certificate of that name, or with none.
+func (s *system) as(name string) *grpc.ClientConn {
+	s.t.Helper()
+	files := rpc.TLS{CA: s.authority.CA()}
+	if name != "" {
+		files = s.files(name)
+	}
+	files.Peer = "service/registry"
+	conn, err := rpc.Dial(s.address, files)
+	require.NoError(s.t, err)
+	s.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+func (s *system) tenants() registryv1.TenantServiceClient {
+	return registryv1.NewTenantServiceClient(s.as("service/provisioner"))
+}
+
+func (s *system) sessions() registryv1.SessionServiceClient {
+	return registryv1.NewSessionServiceClient(s.as(""))
+}
+
+// request is a signup that no other in the test is like.
+func (s *system) request() *registryv1.ReserveTenantRequest {
+	n := s.numbered.Add(1)
+	return &registryv1.ReserveTenantRequest{
+		RequestId: fmt.Sprintf("request-%d", n), CompanyId: newID(s.t), DatabaseId: newID(s.t),
+		Company: &registryv1.CompanyDraft{Name: fmt.Sprintf("Company %d", n)},
+		Owner:   &registryv1.OwnerDraft{Name: "Ada", Email: fmt.Sprintf("Ada%d@example.com", n), Password: password},
+	}
+}
+
+func newID(t *testing.T) string {
+	t.Helper()
+	id, err := uuid.NewV7()
+	require.NoError(t, err)
+	return id.String()
+}
+
+// company signs a company up and opens it.
+func (s *system) company() *registryv1.Reservation {
+	s.t.Helper()
+	out, err := s.tenants().ReserveTenant(s.t.Context(), s.request())
+	require.NoError(s.t, err)
+	_, err = s.tenants().ActivateTenant(s.t.Context(), &registryv1.ActivateTenantRequest{CompanyId: out.GetReservation().GetTenant().GetCompanyId(), SchemaVersion: "1"})
+	require.NoError(s.t, err)
+	return out.GetReservation()
+}
+
+func (s *system) login(email string) *registryv1.LoginResponse {
+	s.t.Helper()
+	out, err := s.sessions().Login(s.t.Context(), &registryv1.LoginRequest{Email: email, Password: password})
+	require.NoError(s.t, err)
+	return out
+}
+
+// with is a context that carries a bearer's credential.
+func (s *system) with(bearer string) context.Context {
+	return metadata.AppendToOutgoingContext(s.t.Context(), "authorization", "Bearer "+bearer)
+}
+
+func (s *system) query(sql string, args ...any) []string {
+	s.t.Helper()
+	conn, err := pgx.Connect(s.t.Context(), s.dsn)
+	require.NoError(s.t, err)
+	defer conn.Close(context.Background())
+	rows, err := conn.Query(s.t.Context(), sql, args...)
+	require.NoError(s.t, err)
+	out, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(s.t, err)
+	return out
+}
+
+func requireFault(t *testing.T, err error, code codes.Code, reason string) *fault.Error {
+	t.Helper()
+	require.Error(t, err)
+	f := fault.From(err)
+	require.Equal(t, reason, f.Reason, "%v", err)
+	require.Equal(t, code, f.Code, "%v", err)
+	return f
+}
+
+// eventually waits for what another goroutine does.
+func eventually(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	require.Eventually(t, f, 30*time.Second, 10*time.Millisecond, what)
+}

@@ -1,0 +1,159 @@
+package registry_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+
+	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
+)
+
+type routeStream = grpc.ServerStreamingClient[registryv1.WatchRoutesResponse]
+
+func (s *system) watch(ctx context.Context, after int64) routeStream {
+	s.t.Helper()
+	stream, err := registryv1.NewRouteServiceClient(s.as("service/gateway")).WatchRoutes(ctx, &registryv1.WatchRoutesRequest{ResumeAfter: after, Instance: "test"})
+	require.NoError(s.t, err)
+	return stream
+}
+
+// next is the next event that is no heartbeat.
+func next(t *testing.T, stream routeStream) *registryv1.WatchRoutesResponse {
+	t.Helper()
+	for {
+		m, err := stream.Recv()
+		require.NoError(t, err)
+		if m.GetCheckpoint() == nil {
+			return m
+		}
+	}
+}
+
+// snapshot reads one whole and returns its routes by slug.
+func snapshot(t *testing.T, stream routeStream) (map[string]*registryv1.Route, int64) {
+	t.Helper()
+	require.NotNil(t, next(t, stream).GetSnapshotStart())
+	require.Equal(t, "local", next(t, stream).GetCluster().GetName())
+	out := map[string]*registryv1.Route{}
+	for {
+		m := next(t, stream)
+		if m.GetSnapshotEnd() != nil {
+			return out, m.GetSequence()
+		}
+		for _, r := range m.GetRoutes().GetRoutes() {
+			out[r.GetSlug()] = r
+		}
+	}
+}
+
+func TestAWatcherGetsASnapshotAndThenEveryChange(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	a := s.company()
+	_, err := s.tenants().ReserveTenant(t.Context(), s.request())
+	require.NoError(t, err)
+	stream := s.watch(t.Context(), 0)
+	routes, sequence := snapshot(t, stream)
+	require.Len(t, routes, 1, "a company that is being made has no route")
+	require.Equal(t, registryv1.CompanyState_COMPANY_STATE_ACTIVE, routes["company-1"].GetState())
+
+	b := s.company()
+	m := next(t, stream)
+	require.Equal(t, sequence+1, m.GetSequence())
+	require.Equal(t, b.GetTenant().GetSlug(), m.GetRoute().GetSlug())
+	_, err = registryv1.NewCompanyServiceClient(s.as("operator/ops")).SuspendCompany(t.Context(), &registryv1.SuspendCompanyRequest{Company: a.GetTenant().GetSlug(), Reason: "x"})
+	require.NoError(t, err)
+	m = next(t, stream)
+	require.Equal(t, sequence+2, m.GetSequence())
+	require.Equal(t, registryv1.CompanyState_COMPANY_STATE_SUSPENDED, m.GetRoute().GetState())
+	require.Equal(t, routes["company-1"].GetVersion()+1, m.GetRoute().GetVersion())
+	_, err = s.tenants().RecordSchemaVersion(t.Context(), &registryv1.RecordSchemaVersionRequest{CompanyId: a.GetTenant().GetCompanyId(), SchemaVersion: "9"})
+	require.NoError(t, err)
+	require.Equal(t, "9", next(t, stream).GetRoute().GetSchemaVersion())
+
+	again := s.watch(t.Context(), sequence)
+	require.Equal(t, sequence+1, next(t, again).GetSequence(), "it resumes")
+	for {
+		m, err := stream.Recv()
+		require.NoError(t, err)
+		if m.GetCheckpoint() != nil {
+			require.Equal(t, sequence+3, m.GetSequence(), "a heartbeat while nothing happens")
+			break
+		}
+	}
+}
+
+func TestChangesOfManyAtOnceComeWithoutAGapToEveryWatcherOfEveryCopy(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	streams := []routeStream{s.watch(t.Context(), 0), s.watch(t.Context(), 0)}
+	s.run() // Another copy; the first goes on.
+	streams = append(streams, s.watch(t.Context(), 0))
+	const writers, each = 4, 5
+	var group sync.WaitGroup
+	clients := make([]registryv1.TenantServiceClient, writers)
+	for i := range clients {
+		clients[i] = s.tenants()
+	}
+	errs := make([]error, writers)
+	for i := range writers {
+		group.Go(func() {
+			for range each {
+				q := s.request()
+				if _, errs[i] = clients[i].ReserveTenant(t.Context(), q); errs[i] != nil {
+					return
+				}
+				if _, errs[i] = clients[i].ActivateTenant(t.Context(), &registryv1.ActivateTenantRequest{CompanyId: q.GetCompanyId(), SchemaVersion: "1"}); errs[i] != nil {
+					return
+				}
+			}
+		})
+	}
+	for _, stream := range streams {
+		routes, sequence := snapshot(t, stream)
+		for len(routes) < writers*each {
+			m := next(t, stream)
+			require.Equal(t, sequence+1, m.GetSequence())
+			sequence = m.GetSequence()
+			routes[m.GetRoute().GetSlug()] = m.GetRoute()
+		}
+	}
+	group.Wait()
+	for _, err := range errs {
+		require.NoError(t, err)
+	}
+}
+
+func TestAWatcherWhoIsTooFarBehindGetsASnapshot(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	for range 3 {
+		s.company()
+	}
+	s.query("DELETE FROM route_events WHERE sequence < 3 RETURNING sequence::text")
+	s.run() // One that remembers nothing.
+	routes, _ := snapshot(t, s.watch(t.Context(), 1))
+	require.Len(t, routes, 3)
+	require.EqualValues(t, 4, next(t, s.watch(t.Context(), 3)).GetSequence())
+	routes, _ = snapshot(t, s.watch(t.Context(), 1000))
+	require.Len(t, routes, 3, "also one from a future that was undone")
+}
+
+func TestTheStreamEndsWithTheRegistryAndGoesOnAtTheNext(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	stream := s.watch(t.Context(), 0)
+	_, sequence := snapshot(t, stream)
+	begun := time.Now()
+	s.stop()
+	_, err := stream.Recv()
+	require.Error(t, err)
+	require.Less(t, time.Since(begun), 8*time.Second, "a stream does not hold the stopping up")
+	s.run()
+	s.company()
+	require.Equal(t, sequence+1, next(t, s.watch(t.Context(), sequence)).GetSequence())
+}
