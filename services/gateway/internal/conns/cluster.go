@@ -152,8 +152,6 @@ func (p *Pools) dequeue(w *waiter) bool {
 	}
 	p.leave(w)
 	p.forget(w.tenant)
-	// Who is now first may be one whom this one, at its tenant's cap, did not stand for; and a budget may have grown.
-	p.dispatch(w.tenant.cluster)
 	return true
 }
 

@@ -202,14 +202,19 @@ func (p *Pools) await(ctx context.Context, patience <-chan time.Time, w *waiter)
 		err = fault.New(codes.ResourceExhausted, fault.ConnectionsExhausted,
 			"no database connection became free within %s", p.cfg.MaxWait).RetryIn(retryAfter)
 	}
-	if !p.dequeue(w) {
-		// Its turn came at the same moment.
-		g := <-w.granted
-		if g.err != nil || ctx.Err() == nil {
-			return g, g.err
-		}
-		p.returnGrant(w, g)
+	return p.giveUp(ctx, w, err)
+}
+
+// giveUp ends the waiting with err, unless w was served at the same moment and still wants what it got.
+func (p *Pools) giveUp(ctx context.Context, w *waiter, err error) (grant, error) {
+	if p.dequeue(w) {
+		return grant{}, err
 	}
+	g := <-w.granted
+	if g.err != nil || ctx.Err() == nil {
+		return g, g.err
+	}
+	p.returnGrant(w, g)
 	return grant{}, err
 }
 

@@ -12,14 +12,21 @@ import (
 	"github.com/tenantry/tenantry/services/internal/fault"
 )
 
-// inBubble runs a test on a clock of its own, and at the end closes the pools and looks for what was noted.
-func inBubble(t *testing.T, budget int, cfg Config, test func(t *testing.T, p *Pools, s *servers)) {
+// bubble is a test on a clock of its own.
+type bubble struct {
+	*testing.T
+	pools   *Pools
+	servers *servers
+}
+
+// inBubble runs a test, and at the end closes the pools and looks for what was noted.
+func inBubble(t *testing.T, budget int, cfg Config, test func(t bubble)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := newServers(budget)
 		cfg.dial = s.dial
 		p := New(cfg)
-		test(t, p, s)
+		test(bubble{t, p, s})
 		require.NoError(t, p.Close(t.Context()))
 		require.Empty(t, s.problems)
 		require.Zero(t, s.count("a"), "left open")
@@ -28,10 +35,10 @@ func inBubble(t *testing.T, budget int, cfg Config, test func(t *testing.T, p *P
 }
 
 // must acquires, and fails the test if it cannot.
-func must(t *testing.T, p *Pools, target Target) *Conn {
-	t.Helper()
-	c, err := take(t.Context(), p, target)
-	require.NoError(t, err)
+func (b bubble) must(target Target) *Conn {
+	b.Helper()
+	c, err := take(b.Context(), b.pools, target)
+	require.NoError(b, err)
 	return c
 }
 
@@ -42,10 +49,10 @@ type result struct {
 }
 
 // begin acquires in the background, and returns once that is waiting or done.
-func begin(ctx context.Context, p *Pools, target Target) <-chan result {
+func (b bubble) begin(ctx context.Context, target Target) <-chan result {
 	done := make(chan result, 1)
 	go func() {
-		c, err := take(ctx, p, target)
+		c, err := take(ctx, b.pools, target)
 		done <- result{c, err}
 	}()
 	synctest.Wait()
@@ -54,19 +61,19 @@ func begin(ctx context.Context, p *Pools, target Target) <-chan result {
 
 func TestAConnectionIsUsedAgainByItsTenantAlone(t *testing.T) {
 	t.Parallel()
-	inBubble(t, 9, Config{}, func(t *testing.T, p *Pools, s *servers) {
-		first := must(t, p, targetOf(1, 9))
+	inBubble(t, 9, Config{}, func(t bubble) {
+		first := t.must(targetOf(1, 9))
 		used := linkOf(first)
 		give(first)
 		first.Release() // A second time does nothing.
 		require.Nil(t, first.PgConn())
-		require.Equal(t, map[string]Stats{"a": {Budget: 9, Open: 1, Idle: 1}}, p.Stats())
+		require.Equal(t, map[string]Stats{"a": {Budget: 9, Open: 1, Idle: 1}}, t.pools.Stats())
 
-		other := must(t, p, targetOf(2, 9))
-		again := must(t, p, targetOf(1, 9))
+		other := t.must(targetOf(2, 9))
+		again := t.must(targetOf(1, 9))
 		require.NotSame(t, used, linkOf(other))
 		require.Same(t, used, linkOf(again))
-		require.Equal(t, 2, s.dialled())
+		require.Equal(t, 2, t.servers.dialled())
 		give(other)
 		give(again)
 	})
@@ -74,12 +81,12 @@ func TestAConnectionIsUsedAgainByItsTenantAlone(t *testing.T) {
 
 func TestTheConnectionUsedLastIsUsedNext(t *testing.T) {
 	t.Parallel()
-	inBubble(t, 9, Config{}, func(t *testing.T, p *Pools, _ *servers) {
-		a, b := must(t, p, targetOf(1, 9)), must(t, p, targetOf(1, 9))
+	inBubble(t, 9, Config{}, func(t bubble) {
+		a, b := t.must(targetOf(1, 9)), t.must(targetOf(1, 9))
 		last := linkOf(b)
 		give(a)
 		give(b)
-		c := must(t, p, targetOf(1, 9))
+		c := t.must(targetOf(1, 9))
 		require.Same(t, last, linkOf(c))
 		give(c)
 	})
@@ -87,12 +94,12 @@ func TestTheConnectionUsedLastIsUsedNext(t *testing.T) {
 
 func TestTheLeastRecentlyUsedConnectionMakesRoom(t *testing.T) {
 	t.Parallel()
-	inBubble(t, 2, Config{}, func(t *testing.T, p *Pools, _ *servers) {
-		a, b := must(t, p, targetOf(1, 2)), must(t, p, targetOf(2, 2))
+	inBubble(t, 2, Config{}, func(t bubble) {
+		a, b := t.must(targetOf(1, 2)), t.must(targetOf(2, 2))
 		older, younger := linkOf(b), linkOf(a)
 		give(b)
 		give(a)
-		c := must(t, p, targetOf(3, 2))
+		c := t.must(targetOf(3, 2))
 		require.True(t, older.closed)
 		require.False(t, younger.closed)
 		give(c)
@@ -101,13 +108,13 @@ func TestTheLeastRecentlyUsedConnectionMakesRoom(t *testing.T) {
 
 func TestWaitersAreServedInTheOrderOfTheirArrival(t *testing.T) {
 	t.Parallel()
-	inBubble(t, 1, Config{}, func(t *testing.T, p *Pools, s *servers) {
-		held := must(t, p, targetOf(9, 1))
+	inBubble(t, 1, Config{}, func(t bubble) {
+		held := t.must(targetOf(9, 1))
 		var order []<-chan result
 		for _, n := range []byte{3, 1, 2, 3, 3, 1} {
-			order = append(order, begin(t.Context(), p, targetOf(n, 1)))
+			order = append(order, t.begin(t.Context(), targetOf(n, 1)))
 		}
-		require.Equal(t, 6, p.Stats()["a"].Waiting)
+		require.Equal(t, 6, t.pools.Stats()["a"].Waiting)
 		give(held)
 		for i, mine := range order {
 			got := <-mine
@@ -118,20 +125,20 @@ func TestWaitersAreServedInTheOrderOfTheirArrival(t *testing.T) {
 			}
 			give(got.conn)
 		}
-		require.Equal(t, 6, s.dialled(), "the fifth waiter could use the fourth's")
+		require.Equal(t, 6, t.servers.dialled(), "the fifth waiter could use the fourth's")
 	})
 }
 
 func TestANoisyTenantKeepsNobodyWaiting(t *testing.T) {
 	t.Parallel()
-	inBubble(t, 2, Config{}, func(t *testing.T, p *Pools, _ *servers) {
-		a, b := must(t, p, targetOf(1, 2)), must(t, p, targetOf(1, 2))
+	inBubble(t, 2, Config{}, func(t bubble) {
+		a, b := t.must(targetOf(1, 2)), t.must(targetOf(1, 2))
 		ctx, cancel := context.WithCancel(t.Context())
 		var noisy []<-chan result
 		for range 50 {
-			noisy = append(noisy, begin(ctx, p, targetOf(1, 2)))
+			noisy = append(noisy, t.begin(ctx, targetOf(1, 2)))
 		}
-		quiet := begin(t.Context(), p, targetOf(2, 2))
+		quiet := t.begin(t.Context(), targetOf(2, 2))
 		give(a)
 		got := <-quiet
 		require.NoError(t, got.err)
@@ -149,16 +156,16 @@ func TestANoisyTenantKeepsNobodyWaiting(t *testing.T) {
 
 func TestATenantHasNoMoreThanItsCapAndIsInNobodysWay(t *testing.T) {
 	t.Parallel()
-	inBubble(t, 9, Config{PerTenant: 2}, func(t *testing.T, p *Pools, s *servers) {
-		a, b := must(t, p, targetOf(1, 9)), must(t, p, targetOf(1, 9))
-		third := begin(t.Context(), p, targetOf(1, 9))
-		other := must(t, p, targetOf(2, 9))
-		require.Equal(t, 1, p.Stats()["a"].Waiting)
-		require.Equal(t, 3, s.dialled())
+	inBubble(t, 9, Config{PerTenant: 2}, func(t bubble) {
+		a, b := t.must(targetOf(1, 9)), t.must(targetOf(1, 9))
+		third := t.begin(t.Context(), targetOf(1, 9))
+		other := t.must(targetOf(2, 9))
+		require.Equal(t, 1, t.pools.Stats()["a"].Waiting)
+		require.Equal(t, 3, t.servers.dialled())
 		give(a)
 		got := <-third
 		require.NoError(t, got.err)
-		require.Equal(t, 3, s.dialled())
+		require.Equal(t, 3, t.servers.dialled())
 		give(b)
 		give(other)
 		give(got.conn)
@@ -167,10 +174,10 @@ func TestATenantHasNoMoreThanItsCapAndIsInNobodysWay(t *testing.T) {
 
 func TestWaitingEndsAfterMaxWaitOrWithTheContext(t *testing.T) {
 	t.Parallel()
-	inBubble(t, 1, Config{MaxWait: 3 * time.Second}, func(t *testing.T, p *Pools, _ *servers) {
-		held := must(t, p, targetOf(1, 1))
+	inBubble(t, 1, Config{MaxWait: 3 * time.Second}, func(t bubble) {
+		held := t.must(targetOf(1, 1))
 		start := time.Now()
-		_, err := p.Acquire(t.Context(), targetOf(2, 1))
+		_, err := t.pools.Acquire(t.Context(), targetOf(2, 1))
 		require.Equal(t, 3*time.Second, time.Since(start))
 		require.True(t, fault.HasReason(err, fault.ConnectionsExhausted))
 		require.Equal(t, codes.ResourceExhausted, fault.From(err).Code)
@@ -178,21 +185,21 @@ func TestWaitingEndsAfterMaxWaitOrWithTheContext(t *testing.T) {
 
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, err = p.Acquire(ctx, targetOf(2, 1))
+		_, err = t.pools.Acquire(ctx, targetOf(2, 1))
 		require.Equal(t, context.DeadlineExceeded, err)
-		_, err = p.Acquire(ctx, targetOf(1, 1))
+		_, err = t.pools.Acquire(ctx, targetOf(1, 1))
 		require.Equal(t, context.DeadlineExceeded, err)
-		require.Equal(t, map[string]Stats{"a": {Budget: 1, Open: 1}}, p.Stats())
+		require.Equal(t, map[string]Stats{"a": {Budget: 1, Open: 1}}, t.pools.Stats())
 		give(held)
 	})
 }
 
 func TestAFailedOrCancelledDialGivesItsPlaceToTheNext(t *testing.T) {
 	t.Parallel()
-	inBubble(t, 1, Config{ConnectTimeout: time.Second}, func(t *testing.T, p *Pools, s *servers) {
-		s.latency = time.Minute
+	inBubble(t, 1, Config{ConnectTimeout: time.Second}, func(t bubble) {
+		t.servers.latency = time.Minute
 		ctx, cancel := context.WithCancel(t.Context())
-		first, second := begin(ctx, p, targetOf(1, 1)), begin(t.Context(), p, targetOf(2, 1))
+		first, second := t.begin(ctx, targetOf(1, 1)), t.begin(t.Context(), targetOf(2, 1))
 		cancel()
 		require.Equal(t, result{nil, context.Canceled}, <-first)
 		got := <-second
@@ -201,73 +208,73 @@ func TestAFailedOrCancelledDialGivesItsPlaceToTheNext(t *testing.T) {
 		require.Equal(t, codes.Unavailable, fault.From(got.err).Code)
 		require.Positive(t, fault.From(got.err).RetryAfter)
 
-		s.latency, s.refuse = time.Millisecond, func() bool { return true }
-		_, err := p.Acquire(t.Context(), targetOf(1, 1))
+		t.servers.latency, t.servers.refuse = time.Millisecond, func() bool { return true }
+		_, err := t.pools.Acquire(t.Context(), targetOf(1, 1))
 		require.ErrorIs(t, err, errDial)
-		require.Empty(t, p.Stats())
+		require.Empty(t, t.pools.Stats())
 	})
 }
 
 func TestABrokenConnectionIsNotGivenOutAgain(t *testing.T) {
 	t.Parallel()
-	inBubble(t, 1, Config{}, func(t *testing.T, p *Pools, s *servers) {
-		c := must(t, p, targetOf(1, 1))
+	inBubble(t, 1, Config{}, func(t bubble) {
+		c := t.must(targetOf(1, 1))
 		linkOf(c).breakDown()
 		give(c)
-		c = must(t, p, targetOf(1, 1))
-		require.Equal(t, 2, s.dialled())
+		c = t.must(targetOf(1, 1))
+		require.Equal(t, 2, t.servers.dialled())
 
 		idle := linkOf(c)
 		give(c)
 		time.Sleep(defaultCheckAfter)
 		idle.breakDown()
-		c = must(t, p, targetOf(1, 1))
-		require.Equal(t, 3, s.dialled())
+		c = t.must(targetOf(1, 1))
+		require.Equal(t, 3, t.servers.dialled())
 		give(c)
 	})
 }
 
 func TestIdleConnectionsAreClosedAfterAWhile(t *testing.T) {
 	t.Parallel()
-	inBubble(t, 9, Config{IdleTimeout: time.Minute}, func(t *testing.T, p *Pools, s *servers) {
-		a, b := must(t, p, targetOf(1, 9)), must(t, p, targetOf(2, 9))
+	inBubble(t, 9, Config{IdleTimeout: time.Minute}, func(t bubble) {
+		a, b := t.must(targetOf(1, 9)), t.must(targetOf(2, 9))
 		give(a)
 		time.Sleep(50 * time.Second)
 		give(b)
 		time.Sleep(30 * time.Second)
-		require.Equal(t, 1, s.count("a"))
-		c := must(t, p, targetOf(2, 9))
-		require.Equal(t, 2, s.dialled())
+		require.Equal(t, 1, t.servers.count("a"))
+		c := t.must(targetOf(2, 9))
+		require.Equal(t, 2, t.servers.dialled())
 		time.Sleep(time.Hour)
-		require.Equal(t, 1, s.count("a"), "in use")
+		require.Equal(t, 1, t.servers.count("a"), "in use")
 		give(c)
 		time.Sleep(80 * time.Second)
-		require.Empty(t, p.Stats())
+		require.Empty(t, t.pools.Stats())
 	})
 }
 
 func TestDrainClosesIdleConnectionsNowAndUsedOnesWhenReleased(t *testing.T) {
 	t.Parallel()
-	inBubble(t, 9, Config{}, func(t *testing.T, p *Pools, s *servers) {
-		idle, used, other := must(t, p, targetOf(1, 9)), must(t, p, targetOf(1, 9)), must(t, p, targetOf(2, 9))
+	inBubble(t, 9, Config{}, func(t bubble) {
+		idle, used, other := t.must(targetOf(1, 9)), t.must(targetOf(1, 9)), t.must(targetOf(2, 9))
 		give(idle)
 		give(other)
-		p.Drain(targetOf(1, 9).DatabaseID)
+		t.pools.Drain(targetOf(1, 9).DatabaseID)
 		time.Sleep(time.Second)
-		require.Equal(t, map[string]Stats{"a": {Budget: 9, Open: 2, Idle: 1}}, p.Stats())
-		late := must(t, p, targetOf(1, 9))
+		require.Equal(t, map[string]Stats{"a": {Budget: 9, Open: 2, Idle: 1}}, t.pools.Stats())
+		late := t.must(targetOf(1, 9))
 		give(used)
 		time.Sleep(time.Second)
-		require.Equal(t, 2, s.count("a"))
+		require.Equal(t, 2, t.servers.count("a"))
 		give(late)
-		require.Equal(t, Stats{Budget: 9, Open: 2, Idle: 2}, p.Stats()["a"], "one made after the drain is kept")
+		require.Equal(t, Stats{Budget: 9, Open: 2, Idle: 2}, t.pools.Stats()["a"], "one made after the drain is kept")
 	})
 }
 
 func TestATenantThatMovedIsNotServedWhereItWas(t *testing.T) {
 	t.Parallel()
-	inBubble(t, 1, Config{}, func(t *testing.T, p *Pools, _ *servers) {
-		was := must(t, p, targetOf(1, 1))
+	inBubble(t, 1, Config{}, func(t bubble) {
+		was := t.must(targetOf(1, 1))
 		give(was)
 		for _, change := range []func(*Target){
 			func(t *Target) { t.Host = "elsewhere" }, func(t *Target) { t.Port++ },
@@ -275,24 +282,24 @@ func TestATenantThatMovedIsNotServedWhereItWas(t *testing.T) {
 		} {
 			target := targetOf(1, 1)
 			change(&target)
-			give(must(t, p, target)) // Which looks where it leads.
+			give(t.must(target)) // Which looks where it leads.
 		}
 	})
 }
 
 func TestABudgetThatChangesHoldsAtOnce(t *testing.T) {
 	t.Parallel()
-	inBubble(t, 3, Config{}, func(t *testing.T, p *Pools, s *servers) {
-		a, b, c := must(t, p, targetOf(1, 3)), must(t, p, targetOf(2, 3)), must(t, p, targetOf(3, 3))
+	inBubble(t, 3, Config{}, func(t bubble) {
+		a, b, c := t.must(targetOf(1, 3)), t.must(targetOf(2, 3)), t.must(targetOf(3, 3))
 		give(a)
-		waiting := begin(t.Context(), p, targetOf(4, 1))
+		waiting := t.begin(t.Context(), targetOf(4, 1))
 		time.Sleep(time.Second)
-		require.Equal(t, 2, s.count("a"), "the idle one is closed, and not for the waiter")
+		require.Equal(t, 2, t.servers.count("a"), "the idle one is closed, and not for the waiter")
 		give(b)
 		time.Sleep(time.Second)
-		require.Equal(t, 1, s.count("a"))
+		require.Equal(t, 1, t.servers.count("a"))
 		require.Empty(t, waiting)
-		more := must(t, p, targetOf(5, 3))
+		more := t.must(targetOf(5, 3))
 		got := <-waiting
 		require.NoError(t, got.err, "the larger budget serves both")
 		for _, held := range []*Conn{c, more, got.conn} {
@@ -303,24 +310,105 @@ func TestABudgetThatChangesHoldsAtOnce(t *testing.T) {
 
 func TestCloseWaitsForConnectionsInUseAndTurnsWaitersAway(t *testing.T) {
 	t.Parallel()
-	inBubble(t, 1, Config{}, func(t *testing.T, p *Pools, s *servers) {
-		held := must(t, p, targetOf(1, 1))
-		waiting := begin(t.Context(), p, targetOf(2, 1))
+	inBubble(t, 1, Config{}, func(t bubble) {
+		held := t.must(targetOf(1, 1))
+		waiting := t.begin(t.Context(), targetOf(2, 1))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		require.Equal(t, context.DeadlineExceeded, p.Close(ctx))
+		require.Equal(t, context.DeadlineExceeded, t.pools.Close(ctx))
 		got := <-waiting
 		require.True(t, fault.HasReason(got.err, fault.Unavailable))
-		_, err := p.Acquire(t.Context(), targetOf(1, 1))
+		_, err := t.pools.Acquire(t.Context(), targetOf(1, 1))
 		require.True(t, fault.HasReason(err, fault.Unavailable))
 
 		closed := make(chan error, 1)
-		go func() { closed <- p.Close(t.Context()) }()
+		go func() { closed <- t.pools.Close(t.Context()) }()
 		synctest.Wait()
 		require.Empty(t, closed)
-		require.Equal(t, 1, s.count("a"))
+		require.Equal(t, 1, t.servers.count("a"))
 		give(held)
 		require.NoError(t, <-closed)
-		require.Zero(t, s.count("a"))
+		require.Zero(t, t.servers.count("a"))
+	})
+}
+
+func TestWhoHoldsFewerGoesBeforeWhoCameEarlier(t *testing.T) {
+	t.Parallel()
+	inBubble(t, 2, Config{}, func(t bubble) {
+		a, b := t.must(targetOf(1, 2)), t.must(targetOf(2, 2))
+		first, second := t.begin(t.Context(), targetOf(3, 2)), t.begin(t.Context(), targetOf(3, 2))
+		other := t.begin(t.Context(), targetOf(4, 2))
+		give(a)
+		give(b)
+		got, others := <-first, <-other
+		require.NoError(t, got.err)
+		require.NoError(t, others.err)
+		require.Empty(t, second)
+		give(got.conn)
+		last := <-second
+		require.NoError(t, last.err)
+		give(others.conn)
+		give(last.conn)
+	})
+}
+
+func TestAConnectionGrantedAtTheMomentOfCancellationIsNotLost(t *testing.T) {
+	t.Parallel()
+	inBubble(t, 1, Config{}, func(t bubble) {
+		give(t.must(targetOf(1, 1)))
+		served, err := t.pools.enqueue(targetOf(1, 1))
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err = t.pools.giveUp(ctx, served, ctx.Err())
+		require.Equal(t, context.Canceled, err)
+		require.Equal(t, map[string]Stats{"a": {Budget: 1, Open: 1, Idle: 1}}, t.pools.Stats())
+
+		// Who only waited too long takes it after all.
+		served, err = t.pools.enqueue(targetOf(1, 1))
+		require.NoError(t, err)
+		granted, err := t.pools.giveUp(t.Context(), served, context.DeadlineExceeded)
+		require.NoError(t, err)
+		t.pools.returnGrant(served, granted)
+	})
+}
+
+func TestWhatIsGrantedTooLateGoesToTheNext(t *testing.T) {
+	t.Parallel()
+	inBubble(t, 1, Config{}, func(t bubble) {
+		give(t.must(targetOf(1, 1)))
+		for _, tenant := range []byte{1, 2, 3} { // An idle connection, its place, and, its owner gone, a place again.
+			late, err := t.pools.enqueue(targetOf(tenant, 1))
+			require.NoError(t, err)
+			granted := <-late.granted
+			next := t.begin(t.Context(), targetOf(9, 1))
+			require.Empty(t, next)
+			t.pools.returnGrant(late, granted)
+			got := <-next
+			require.NoError(t, got.err)
+			linkOf(got.conn).breakDown()
+			give(got.conn)
+			time.Sleep(time.Second)
+			require.Empty(t, t.pools.Stats())
+			give(t.must(targetOf(1, 1)))
+		}
+	})
+}
+
+func TestWhoWasGivenADeadConnectionKeepsItsTurn(t *testing.T) {
+	t.Parallel()
+	inBubble(t, 1, Config{}, func(t bubble) {
+		give(t.must(targetOf(1, 1)))
+		first, err := t.pools.enqueue(targetOf(1, 1))
+		require.NoError(t, err)
+		dead := (<-first.granted).idle
+		second := t.begin(t.Context(), targetOf(1, 1))
+		t.pools.discardAndRequeue(first, dead)
+		granted := <-first.granted
+		require.Empty(t, second)
+		t.pools.returnGrant(first, granted)
+		got := <-second
+		require.NoError(t, got.err)
+		give(got.conn)
 	})
 }

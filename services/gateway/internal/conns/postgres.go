@@ -6,11 +6,15 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/tenantry/tenantry/services/internal/credential"
 	"github.com/tenantry/tenantry/services/internal/tenant"
@@ -20,7 +24,9 @@ const (
 	applicationName = "tenantry gateway"
 	// cancelTimeout is how long PostgreSQL has to take a request to cancel a statement, and to end the statement.
 	cancelTimeout = time.Second
-	closeTimeout  = time.Second
+	closeTimeout  = 5 * time.Second
+	// cancelAgain is how long abort waits for an answer before it asks again.
+	cancelAgain = 100 * time.Millisecond
 )
 
 // settings name all that the environment, a password file, a service file or the home directory could otherwise decide.
@@ -107,7 +113,7 @@ type pgLink struct {
 var errNotClean = errors.New("conns: the connection is closed, in the middle of something, or about to be cancelled")
 
 func (l *pgLink) clean(ctx context.Context) error {
-	if l.conn.IsClosed() || l.conn.IsBusy() || l.watch.unanswered {
+	if l.conn.IsClosed() || l.conn.IsBusy() || l.watch.unanswered.Load() {
 		return errNotClean
 	}
 	// DISCARD ALL is not possible within a transaction.
@@ -127,40 +133,64 @@ func (l *pgLink) run(ctx context.Context, sql string) error {
 }
 
 func (l *pgLink) check() error {
-	l.watch.quiet = true
-	defer func() { l.watch.quiet = false }()
+	l.watch.quiet.Store(true)
+	defer l.watch.quiet.Store(false)
 	return l.conn.CheckConn() //nolint:staticcheck // Ping finds more, and costs each such call a message to the server and back
 }
 
 func (l *pgLink) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
+	l.watch.quiet.Store(true)
 	if l.conn.IsBusy() {
-		// PostgreSQL notices that its client is gone only when it next writes to it. If it cannot be told, it is
-		// closed all the same.
-		_ = l.conn.CancelRequest(ctx)
+		l.abort(ctx)
 	}
-	l.watch.quiet = true
 	_ = l.conn.Close(ctx) // There is nothing to be done about a connection that does not even close.
 	<-l.conn.CleanupDone()
+}
+
+// abort ends the session and the statement that runs in it: PostgreSQL notices that its client is gone only when it next
+// writes to it. A request to cancel that arrives before the statement does is forgotten, so it is sent until PostgreSQL
+// closes the connection.
+func (l *pgLink) abort(ctx context.Context) {
+	conn := l.conn.Conn()
+	terminate, err := (&pgproto3.Terminate{}).Encode(nil)
+	if err != nil {
+		return
+	}
+	for wrote := false; ctx.Err() == nil; wrote = true {
+		if err := conn.SetDeadline(time.Now().Add(cancelAgain)); err != nil {
+			return
+		}
+		if !wrote {
+			if _, err := conn.Write(terminate); err != nil {
+				return
+			}
+		}
+		if err := l.conn.CancelRequest(ctx); err != nil {
+			return
+		}
+		// nil is the end of what there is to read.
+		if _, err := io.Copy(io.Discard, conn); !errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+	}
 }
 
 // canceller is what happens when the context of a call on a connection ends: PostgreSQL is asked to cancel the
 // statement, and has a moment to do so. Pgconn's own does about the same, but does not tell whether PostgreSQL took the
 // request: one that is still under way may hit whatever runs next.
-//
-// Pgconn does not call it from two goroutines at once, nor while it runs anything else on the connection.
 type canceller struct {
 	conn *pgconn.PgConn
 	// quiet means that there is no statement: the call just ends.
-	quiet bool
+	quiet atomic.Bool
 	// unanswered means that a request may still be under way.
-	unanswered bool
+	unanswered atomic.Bool
 }
 
 // HandleCancel is ctxwatch.Handler's. A deadline that cannot be set is that of a connection that is closed.
 func (c *canceller) HandleCancel(context.Context) {
-	if c.quiet {
+	if c.quiet.Load() {
 		_ = c.conn.Conn().SetDeadline(time.Now())
 		return
 	}
@@ -170,7 +200,7 @@ func (c *canceller) HandleCancel(context.Context) {
 	defer cancel()
 	// CancelRequest says nothing of an answer that did not come.
 	if err := c.conn.CancelRequest(ctx); err != nil || ctx.Err() != nil {
-		c.unanswered = true
+		c.unanswered.Store(true)
 	}
 }
 
