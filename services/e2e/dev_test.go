@@ -123,6 +123,7 @@ func TestDevEndsWithItsDatabase(t *testing.T) {
 	require.NoError(t, syscall.Kill(s.postgresPID(), syscall.SIGKILL))
 	require.Equal(t, 1, s.dev.wait(t))
 	require.Contains(t, s.dev.output(), "the database ended by itself")
+	s.dev.requireTidy(t)
 	require.NoFileExists(t, filepath.Join(s.dir, "dev.env"))
 }
 
@@ -142,7 +143,8 @@ func TestATemporaryDevDeletesNothingOfOthers(t *testing.T) {
 	file := filepath.Join(dir, "thesis.tex")
 	require.NoError(t, os.WriteFile(file, []byte("all my work"), 0o600))
 	got := runTenantry(t, nil, "dev", "--data", dir, "--temporary", "--ephemeral-ports")
-	require.NotEqual(t, 0, got.code)
+	require.Equal(t, 1, got.code)
+	require.Contains(t, got.errOut, "which holds something")
 	require.FileExists(t, file)
 }
 
@@ -158,4 +160,5 @@ func TestDevStoppedWhileItStartsLeavesNoProcess(t *testing.T) {
 	dev.wait(t)
 	require.NoFileExists(t, filepath.Join(dir, "dev.env"))
 	require.ErrorIs(t, syscall.Kill(postgres, 0), syscall.ESRCH)
+	dev.requireTidy(t)
 }

@@ -116,6 +116,7 @@ func (s *system) stop() {
 	s.t.Helper()
 	s.dev.terminate()
 	require.Equal(s.t, 0, s.dev.wait(s.t), "tenantry dev did not stop well:\n%s", s.dev.output())
+	s.dev.requireTidy(s.t)
 }
 
 // kill ends the system as a crash does.

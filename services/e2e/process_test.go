@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"os"
 	"os/exec"
 	"runtime"
 	"sync"
@@ -17,6 +18,8 @@ type process struct {
 	cmd  *exec.Cmd
 	done chan struct{}
 	log  lockedBuffer
+	// temp is its directory for temporary files: what it leaves there when it is killed goes with the test.
+	temp string
 }
 
 // startProcess starts tenantry with these variables added to its environment. It ends with the test binary, also when
@@ -24,8 +27,8 @@ type process struct {
 // caller stops it.
 func startProcess(t testing.TB, variables []string, args ...string) *process {
 	t.Helper()
-	p := &process{cmd: exec.Command(binary, args...), done: make(chan struct{})}
-	p.cmd.Env = append(plainEnvironment(), variables...)
+	p := &process{cmd: exec.Command(binary, args...), done: make(chan struct{}), temp: t.TempDir()}
+	p.cmd.Env = append(append(plainEnvironment(), "TMPDIR="+p.temp), variables...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
 	p.cmd.SysProcAttr = diesWithParent()
 	started := make(chan error)
@@ -77,6 +80,14 @@ func (p *process) wait(t testing.TB) int {
 }
 
 func (p *process) output() string { return p.log.String() }
+
+// requireTidy requires that it left no temporary files.
+func (p *process) requireTidy(t testing.TB) {
+	t.Helper()
+	left, err := os.ReadDir(p.temp)
+	require.NoError(t, err)
+	require.Empty(t, left, "left in %s", p.temp)
+}
 
 // lockedBuffer is written by a process and read by a test.
 type lockedBuffer struct {

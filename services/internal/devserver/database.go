@@ -7,11 +7,9 @@ import (
 	"os"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/tenantry/tenantry/services/internal/pg"
 	"github.com/tenantry/tenantry/services/internal/pgserver"
 	"github.com/tenantry/tenantry/services/provisioner"
 	"github.com/tenantry/tenantry/services/registry"
@@ -68,8 +66,7 @@ func (s *Server) startDatabase(ctx context.Context, ports *listeners, keys *secr
 	return s.migrate(ctx)
 }
 
-// migrate makes and migrates the services' own databases, side by side, and closes everything to roles that were not
-// let in by name.
+// migrate makes and migrates the services' own databases, side by side.
 func (s *Server) migrate(ctx context.Context) error {
 	begun := time.Now()
 	group, groupCtx := errgroup.WithContext(ctx)
@@ -84,23 +81,6 @@ func (s *Server) migrate(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	if err := s.closeToPublic(ctx); err != nil {
-		return err
-	}
 	s.log.Debug("own databases migrated", zap.Duration("took", time.Since(begun)))
 	return nil
-}
-
-// closeToPublic keeps tenants' roles out of the databases that are not tenants': PostgreSQL lets everyone in at first.
-func (s *Server) closeToPublic(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, s.env.AdminDSN)
-	if err != nil {
-		return fmt.Errorf("connect to PostgreSQL: %w", err)
-	}
-	for _, name := range []string{adminDatabase, "template1", registryDatabase, provisionerDatabase} {
-		if _, err := conn.Exec(ctx, "REVOKE ALL ON DATABASE "+pg.Quote(name)+" FROM PUBLIC"); err != nil {
-			return errors.Join(fmt.Errorf("close database %s to the public: %w", name, err), conn.Close(ctx))
-		}
-	}
-	return conn.Close(ctx)
 }
