@@ -14,6 +14,11 @@ import (
 // Batch implements the contract: the statements are sent at once, between a BEGIN and a COMMIT, so it is one round trip
 // however many they are.
 func (s *Service) Batch(ctx context.Context, r *gatewayv1.BatchRequest) (*gatewayv1.BatchResponse, error) {
+	for i, st := range r.GetStatements() {
+		if err := checkCopy(st.GetSql()); err != nil {
+			return nil, atStatement(err, i)
+		}
+	}
 	out := &gatewayv1.BatchResponse{}
 	err := s.with(ctx, r.GetCompany(), func(ctx context.Context, conn *pgconn.PgConn) error {
 		if err := exec(ctx, conn, "BEGIN"); err != nil {

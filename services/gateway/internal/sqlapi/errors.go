@@ -3,7 +3,6 @@ package sqlapi
 import (
 	"errors"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgerrcode"
@@ -67,12 +66,4 @@ func codeOf(sqlstate string) codes.Code {
 	default:
 		return codes.InvalidArgument
 	}
-}
-
-// refuseCopy tells that COPY from or to the client does not go through here; its data would have nowhere to go.
-func refuseCopy(tag pgconn.CommandTag) error {
-	if !strings.HasPrefix(tag.String(), "COPY ") {
-		return nil
-	}
-	return fault.New(codes.InvalidArgument, fault.SQLError, "COPY is not for SqlService: insert rows with Batch, and read them with Query").With("sqlstate", pgerrcode.FeatureNotSupported)
 }

@@ -107,6 +107,9 @@ func leftOpen(conn *pgconn.PgConn) error {
 
 // Query implements the contract.
 func (s *Service) Query(r *gatewayv1.QueryRequest, out grpc.ServerStreamingServer[gatewayv1.QueryResponse]) error {
+	if err := checkCopy(r.GetSql()); err != nil {
+		return err
+	}
 	return s.with(out.Context(), r.GetCompany(), func(ctx context.Context, conn *pgconn.PgConn) error {
 		reader := conn.ExecParams(ctx, r.GetSql(), parameters(r.GetParams()), nil, formats(r.GetParams()), resultFormats(r.GetResultFormat()))
 		stream := &stream{out: out, binary: r.GetResultFormat() == gatewayv1.Format_FORMAT_BINARY}
@@ -127,6 +130,9 @@ func (s *Service) Query(r *gatewayv1.QueryRequest, out grpc.ServerStreamingServe
 
 // Execute implements the contract.
 func (s *Service) Execute(ctx context.Context, r *gatewayv1.ExecuteRequest) (*gatewayv1.ExecuteResponse, error) {
+	if err := checkCopy(r.GetSql()); err != nil {
+		return nil, err
+	}
 	out := &gatewayv1.ExecuteResponse{}
 	err := s.with(ctx, r.GetCompany(), func(ctx context.Context, conn *pgconn.PgConn) error {
 		reader := conn.ExecParams(ctx, r.GetSql(), parameters(r.GetParams()), nil, formats(r.GetParams()), nil)
