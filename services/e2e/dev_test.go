@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -152,10 +153,15 @@ func TestDevStoppedWhileItStartsLeavesNoProcess(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(newDirectory(t), "data")
 	dev := startProcess(t, nil, "dev", "--data", dir, "--ephemeral-ports")
-	pid := filepath.Join(dir, "postgres", "postmaster.pid")
-	require.Eventually(t, func() bool { _, err := os.Stat(pid); return err == nil }, patience, time.Millisecond)
-	s := &system{t: t, dir: dir}
-	postgres := s.postgresPID()
+	var postgres int
+	require.Eventually(t, func() bool {
+		// PostgreSQL makes the file first and writes it then.
+		text, err := os.ReadFile(filepath.Join(dir, "postgres", "postmaster.pid"))
+		if err == nil {
+			_, err = fmt.Sscan(string(text), &postgres)
+		}
+		return err == nil
+	}, patience, time.Millisecond)
 	dev.terminate()
 	dev.wait(t)
 	require.NoFileExists(t, filepath.Join(dir, "dev.env"))
