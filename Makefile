@@ -25,7 +25,7 @@ demo-stop: ## Stop what `make demo` left running
 	deploy/demo.sh stop
 
 .PHONY: test
-test: deps $(BIN)/atlas ## Run all tests, with the race detector, on private PostgreSQL servers
+test: deps $(BIN)/atlas $(BIN)/grpcurl ## Run all tests, with the race detector, on private PostgreSQL servers
 	go test -race -timeout 20m $(PACKAGES)
 
 .PHONY: build

@@ -42,11 +42,17 @@ func (s *system) signUp(slug string, plugins ...string) company {
 // logIn logs the owner of a company in through the gateway, and returns a context that carries the token.
 func (s *system) logIn(c company) context.Context {
 	s.t.Helper()
+	return metadata.AppendToOutgoingContext(s.t.Context(), "authorization", "Bearer "+s.token(c))
+}
+
+// token is the access token of a company's owner.
+func (s *system) token(c company) string {
+	s.t.Helper()
 	got, err := registryv1.NewSessionServiceClient(s.dial("TENANTRY_GATEWAY", asNobody)).Login(s.t.Context(),
 		&registryv1.LoginRequest{Email: c.owner, Password: password})
 	require.NoError(s.t, err)
 	require.Equal(s.t, c.id, got.GetCompanyId())
-	return metadata.AppendToOutgoingContext(s.t.Context(), "authorization", "Bearer "+got.GetAccessToken())
+	return got.GetAccessToken()
 }
 
 // execute runs a statement as the owner of a company.
