@@ -182,6 +182,9 @@ func (p *Provisioner) close() error {
 	if p.registry != nil {
 		err = p.registry.Close()
 	}
+	if p.templates != nil {
+		p.templates.Close()
+	}
 	if p.clusters != nil {
 		p.clusters.Close()
 	}

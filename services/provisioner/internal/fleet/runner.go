@@ -186,7 +186,7 @@ func (r *Runner) canary(ctx context.Context, rollout *Rollout, rel *release.Rele
 
 // pass migrates every selected tenant that has no result, and returns how many it found. Clusters work side by side.
 func (r *Runner) pass(ctx context.Context, rollout *Rollout, rel *release.Release) (found int, err error) {
-	group, ctx := errgroup.WithContext(ctx)
+	group, working := errgroup.WithContext(ctx)
 	queues := map[string]chan *registryv1.Tenant{}
 	group.Go(func() error {
 		defer func() {
@@ -194,8 +194,8 @@ func (r *Runner) pass(ctx context.Context, rollout *Rollout, rel *release.Releas
 				close(q)
 			}
 		}()
-		return r.each(ctx, rollout.GetSelector(), func(some []*registryv1.Tenant) error {
-			left, err := r.store.without(ctx, rollout.ID, ids(some))
+		return r.each(working, rollout.GetSelector(), func(some []*registryv1.Tenant) error {
+			left, err := r.store.without(working, rollout.ID, ids(some))
 			if err != nil {
 				return err
 			}
@@ -211,7 +211,7 @@ func (r *Runner) pass(ctx context.Context, rollout *Rollout, rel *release.Releas
 					for range rollout.GetConcurrency() {
 						group.Go(func() error {
 							for t := range q {
-								if _, err := r.one(ctx, rollout, rel, t); err != nil {
+								if _, err := r.one(working, rollout, rel, t); err != nil {
 									return err
 								}
 							}
@@ -221,8 +221,8 @@ func (r *Runner) pass(ctx context.Context, rollout *Rollout, rel *release.Releas
 				}
 				select {
 				case q <- t:
-				case <-ctx.Done():
-					return ctx.Err()
+				case <-working.Done():
+					return working.Err()
 				}
 			}
 			return nil

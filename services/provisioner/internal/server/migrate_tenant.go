@@ -103,21 +103,23 @@ func (s provisionerService) GetTenantStatus(ctx context.Context, r *provisionerv
 	if out.DatabaseBytes, err = s.Clusters.Size(ctx, t.GetCluster(), name); err != nil {
 		return nil, err
 	}
-	return out, s.sets(ctx, t, name, out)
+	return out, s.sets(ctx, t, name, current, out)
 }
 
-// sets tells where each set stands against what this copy's directory has now.
-func (s *Server) sets(ctx context.Context, t *registryv1.Tenant, database string, out *provisionerv1.GetTenantStatusResponse) (err error) {
-	tree, err := s.Source.Load()
-	if err != nil {
-		return err
+// sets tells where each set stands against what this copy's directory has now, or, when that cannot be read as it should
+// be, against the current release: a status is asked for most when something is wrong.
+func (s *Server) sets(ctx context.Context, t *registryv1.Tenant, database string, against *release.Release, out *provisionerv1.GetTenantStatusResponse) (err error) {
+	if tree, err := s.Source.Load(); err == nil {
+		if newest, err := s.Releases.Ensure(ctx, tree); err == nil {
+			against = newest
+		}
 	}
 	conn, err := s.Clusters.Connect(ctx, t.GetCluster(), database)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
-	results, err := schema.Bring(ctx, conn, &release.Release{Tree: tree}, t.GetPlugins(), schema.Options{DryRun: true})
+	results, err := schema.Bring(ctx, conn, against, t.GetPlugins(), schema.Options{DryRun: true})
 	if err != nil {
 		return err
 	}

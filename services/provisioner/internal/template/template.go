@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
@@ -33,20 +35,51 @@ var rights string
 //go:embed hardening.sql
 var hardening string
 
-// Builder builds templates.
+// Builder builds templates. Close it.
 type Builder struct {
 	clusters *cluster.Set
 	atlas    *atlascli.CLI
 	log      *zap.Logger
+	ctx      context.Context // of all building; ends with Close
+	stop     context.CancelFunc
 
 	building singleflight.Group
+	work     sync.WaitGroup
 	mu       sync.Mutex
 	built    map[string]bool
 }
 
 // NewBuilder returns a builder.
 func NewBuilder(clusters *cluster.Set, atlas *atlascli.CLI, log *zap.Logger) *Builder {
-	return &Builder{clusters: clusters, atlas: atlas, log: log, built: map[string]bool{}}
+	b := &Builder{clusters: clusters, atlas: atlas, log: log, built: map[string]bool{}}
+	b.ctx, b.stop = context.WithCancel(context.Background())
+	b.sweep()
+	return b
+}
+
+// Close ends all building and waits for it.
+func (b *Builder) Close() {
+	b.stop()
+	b.work.Wait()
+}
+
+// tempPattern names the directories in which a release is laid out for the Atlas CLI. One that is older than any build
+// takes was left by a copy that died.
+const (
+	tempPattern = "tenantry-release-*"
+	tempLife    = time.Hour
+)
+
+func (b *Builder) sweep() {
+	left, err := filepath.Glob(filepath.Join(os.TempDir(), tempPattern))
+	if err != nil {
+		return
+	}
+	for _, dir := range left {
+		if info, err := os.Stat(dir); err == nil && time.Since(info.ModTime()) > tempLife {
+			_ = os.RemoveAll(dir) // Whoever may not is not who left it.
+		}
+	}
 }
 
 // Name is a template's name.
@@ -65,7 +98,9 @@ func (b *Builder) Ensure(ctx context.Context, clusterName string, r *release.Rel
 	}
 	// The work goes on for the others when the one who began it goes away.
 	result := b.building.DoChan(key, func() (any, error) {
-		return nil, b.build(context.WithoutCancel(ctx), clusterName, name, r)
+		b.work.Add(1)
+		defer b.work.Done()
+		return nil, b.build(b.ctx, clusterName, name, r)
 	})
 	select {
 	case got := <-result:
@@ -126,7 +161,7 @@ func (b *Builder) fill(ctx context.Context, clusterName, database string, r *rel
 	if err := b.run(ctx, clusterName, database, rights); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "tenantry-release-")
+	dir, err := os.MkdirTemp("", tempPattern)
 	if err != nil {
 		return err
 	}
