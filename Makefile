@@ -35,7 +35,7 @@ build: deps $(BIN)/atlas ## Build bin/tenantry
 ##@ Before a commit
 
 .PHONY: check
-check: generated format vet lint test ## All that must be green: generated code fresh, format, vet, linters, tests
+check: generated tidied format vet lint test ## All that must be green: generated code fresh, format, vet, linters, tests
 
 .PHONY: generate
 generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc .build/protovalidate ## Make the generated Go from the contract and the example's
@@ -49,6 +49,10 @@ generated: generate ## Fail when generated code is not what the contract gives, 
 	$(BIN)/buf format --diff --exit-code examples/proto
 	@changed="$$(git status --porcelain -- proto/gen examples/gen)"; \
 	if [ -n "$$changed" ]; then echo "generated code is not fresh: commit what 'make generate' made"; echo "$$changed"; exit 1; fi
+
+.PHONY: tidied
+tidied: ## Fail when go.mod or go.sum of a module is not what its code needs
+	@for m in $(MODULES); do (cd $$m && go mod tidy -diff); done
 
 .PHONY: breaking
 breaking: $(BIN)/buf .build/protovalidate ## Fail when the contract breaks callers of the last commit on main

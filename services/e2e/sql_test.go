@@ -191,7 +191,9 @@ func TestSQLThroughTheGateway(t *testing.T) {
 		admin := s.connect(s.adminDSN(sun))
 		short, cancel := context.WithCancel(ctx)
 		var group sync.WaitGroup
-		group.Go(func() { _, _ = query(short, client, &gatewayv1.QueryRequest{Sql: "SELECT pg_sleep(600) -- the long one"}) })
+		group.Go(func() {
+			_, _ = query(short, client, &gatewayv1.QueryRequest{Sql: "SELECT pg_sleep(600) -- the long one"})
+		})
 		running := func() int {
 			return len(column(t, admin, "SELECT pid::text FROM pg_stat_activity WHERE query LIKE '%the long one' AND state = 'active' AND pid <> pg_backend_pid()"))
 		}

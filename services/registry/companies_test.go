@@ -44,7 +44,7 @@ func TestTheSameRequestReservesTheSameCompanyAndAnotherIsRefused(t *testing.T) {
 		other := proto.CloneOf(q)
 		change(other)
 		_, err := s.tenants().ReserveTenant(t.Context(), other)
-		require.NotNil(t, err, name)
+		require.Error(t, err, name)
 		requireFault(t, err, codes.AlreadyExists, fault.RequestIDReused)
 	}
 	require.Empty(t, s.query("SELECT 'x' FROM reservations WHERE request::text LIKE '%horse%'"), "no password in the clear")

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -172,10 +171,4 @@ func requireFault(t *testing.T, err error, code codes.Code, reason string) *faul
 	require.Equal(t, reason, f.Reason, "%v", err)
 	require.Equal(t, code, f.Code, "%v", err)
 	return f
-}
-
-// eventually waits for what another goroutine does.
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	require.Eventually(t, f, 30*time.Second, 10*time.Millisecond, what)
 }

@@ -242,7 +242,7 @@ func TestACompanyAlwaysKeepsAnOwner(t *testing.T) {
 		group.Go(func() { _, errs[i] = users.DisableUser(t.Context(), &registryv1.DisableUserRequest{UserId: id}) })
 	}
 	group.Wait()
-	require.True(t, (errs[0] == nil) != (errs[1] == nil), "%v", errs)
+	require.NotEqual(t, errs[0] == nil, errs[1] == nil, "%v", errs)
 	require.Equal(t, []string{"1"}, s.query("SELECT count(*)::text FROM users WHERE disabled_at IS NULL"))
 }
 

@@ -1,7 +1,6 @@
 package migrations_test
 
 import (
-	"errors"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -85,7 +84,7 @@ func TestSchemaRefusesWhatCannotBe(t *testing.T) {
 	} {
 		_, err := conn.Exec(t.Context(), test.sql)
 		var refusal *pgconn.PgError
-		require.True(t, errors.As(err, &refusal), "%s: %v", name, err)
+		require.ErrorAs(t, err, &refusal, name)
 		require.Equal(t, test.constraint, refusal.ConstraintName, "%s: %s", name, refusal.Message)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"sync"
 
@@ -39,7 +38,7 @@ type Source struct {
 
 // Load reads the sets as they are now. Errors are those of migrate.LoadTree.
 func (s Source) Load() (*migrate.Tree, error) {
-	var files fs.FS = migrations.FS()
+	files := migrations.FS()
 	if s.Dir != "" {
 		files = os.DirFS(s.Dir)
 	}

@@ -32,11 +32,11 @@ type Reserved struct {
 
 // Same tells whether a request says what the recorded one said, passwords and proposed ids aside.
 func (r *Reserved) Same(q *registryv1.ReserveTenantRequest) bool {
-	return proto.Equal(r.request, comparable(q))
+	return proto.Equal(r.request, canonical(q))
 }
 
-// comparable is a request without what may differ in a repeat, or must not be stored, in one way of writing.
-func comparable(q *registryv1.ReserveTenantRequest) *registryv1.ReserveTenantRequest {
+// canonical is a request without what may differ in a repeat, or must not be stored, in one way of writing.
+func canonical(q *registryv1.ReserveTenantRequest) *registryv1.ReserveTenantRequest {
 	c := proto.CloneOf(q)
 	c.CompanyId, c.DatabaseId, c.Owner.Password = "", "", ""
 	c.Owner.Email = strings.ToLower(c.GetOwner().GetEmail())
@@ -142,7 +142,7 @@ func (s *Store) reserve(ctx context.Context, tx pgx.Tx, actor string, q *registr
 		company, slug, c.GetName(), c.GetEmail(), c.GetPhone(), c.GetAddress(), c.GetCountryCode(), q.GetUsageType()); err != nil {
 		return err
 	}
-	request, err := protojson.Marshal(comparable(q))
+	request, err := protojson.Marshal(canonical(q))
 	if err != nil {
 		return err
 	}
