@@ -33,6 +33,10 @@ import (
 // Upstream is a service that the gateway forwards calls to.
 type Upstream = forward.Upstream
 
+// ParseUpstream reads an upstream as the command line has it: `SERVICE=NAME@HOST:PORT`, where NAME stands for
+// `upstream/NAME`.
+func ParseUpstream(text string) (Upstream, error) { return forward.Parse(text) }
+
 // Config says how to run a gateway.
 type Config struct {
 	// TLS are the server's files, and what it shows the registry and upstreams.

@@ -14,12 +14,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
 	"github.com/tenantry/tenantry/services/internal/atlascli"
 	"github.com/tenantry/tenantry/services/internal/credential"
-	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/migrate"
 	"github.com/tenantry/tenantry/services/internal/pg"
 	"github.com/tenantry/tenantry/services/internal/rpc"
@@ -60,12 +58,15 @@ type Config struct {
 
 // Migrate makes the provisioner's database where it is missing and applies its migrations.
 func Migrate(ctx context.Context, dsn string) (migrate.Result, error) {
-	set, err := migrate.Load(own.FS(), "provisioner")
+	set, err := schema()
 	if err != nil {
 		return migrate.Result{}, err
 	}
 	return migrate.Own(ctx, dsn, set)
 }
+
+// schema is the service's own database's.
+func schema() (*migrate.Set, error) { return migrate.Load(own.FS(), "provisioner") }
 
 // Provisioner is a running copy.
 type Provisioner struct {
@@ -95,10 +96,14 @@ func New(ctx context.Context, cfg Config) (_ *Provisioner, err error) {
 	if err != nil {
 		return nil, err
 	}
+	set, err := schema()
+	if err != nil {
+		return nil, err
+	}
 	if p.pool, err = pg.Open(ctx, cfg.DSN, "tenantry provisioner", poolSize); err != nil {
 		return nil, err
 	}
-	if err := checkSchema(ctx, p.pool); err != nil {
+	if err := migrate.CheckOwn(ctx, p.pool, set); err != nil {
 		return nil, err
 	}
 	p.releases = release.NewStore(p.pool)
@@ -127,22 +132,6 @@ func New(ctx context.Context, cfg Config) (_ *Provisioner, err error) {
 		Rollouts: rollouts, Stopping: p.stopping}
 	services.Register(p.server)
 	return p, nil
-}
-
-// checkSchema refuses to run on a database that is older than the program.
-func checkSchema(ctx context.Context, pool *pgxpool.Pool) error {
-	set, err := migrate.Load(own.FS(), "provisioner")
-	if err != nil {
-		return err
-	}
-	return pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
-		status, err := migrate.Status(ctx, c.Conn(), set, "")
-		if err == nil && len(status.Pending) > 0 {
-			err = fault.New(codes.FailedPrecondition, fault.SchemaOutdated, "the provisioner's database is at version %q, want %q: run `tenantry migrate central`",
-				status.From, set.Latest())
-		}
-		return err
-	})
 }
 
 // Run serves, works on signups and rollouts, and builds templates ahead, until the context ends; then it closes the

@@ -12,10 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
-	"google.golang.org/grpc/codes"
 
 	"github.com/tenantry/tenantry/services/internal/credential"
-	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/migrate"
 	"github.com/tenantry/tenantry/services/internal/pg"
 	"github.com/tenantry/tenantry/services/internal/rpc"
@@ -43,12 +41,15 @@ type Config struct {
 
 // Migrate makes the central database where it is missing and applies its migrations.
 func Migrate(ctx context.Context, dsn string) (migrate.Result, error) {
-	set, err := migrate.Load(migrations.FS(), "central")
+	set, err := schema()
 	if err != nil {
 		return migrate.Result{}, err
 	}
 	return migrate.Own(ctx, dsn, set)
 }
+
+// schema is the service's own database's.
+func schema() (*migrate.Set, error) { return migrate.Load(migrations.FS(), "central") }
 
 // Registry is a running copy.
 type Registry struct {
@@ -68,11 +69,15 @@ func New(ctx context.Context, cfg Config) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
+	set, err := schema()
+	if err != nil {
+		return nil, err
+	}
 	pool, err := pg.Open(ctx, cfg.DSN, "tenantry registry", poolSize)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkSchema(ctx, pool); err != nil {
+	if err := migrate.CheckOwn(ctx, pool, set); err != nil {
 		pool.Close()
 		return nil, err
 	}
@@ -86,22 +91,6 @@ func New(ctx context.Context, cfg Config) (*Registry, error) {
 	}
 	services.Register(r.server)
 	return r, nil
-}
-
-// checkSchema refuses to run on a database that is older than the program.
-func checkSchema(ctx context.Context, pool *pgxpool.Pool) error {
-	set, err := migrate.Load(migrations.FS(), "central")
-	if err != nil {
-		return err
-	}
-	return pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
-		status, err := migrate.Status(ctx, c.Conn(), set, "")
-		if err == nil && len(status.Pending) > 0 {
-			err = fault.New(codes.FailedPrecondition, fault.SchemaOutdated, "the central database is at version %q, want %q: run `tenantry migrate central`",
-				status.From, set.Latest())
-		}
-		return err
-	})
 }
 
 // Run serves until the context ends, and closes the listener and what New opened.

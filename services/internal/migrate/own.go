@@ -7,7 +7,10 @@ import (
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"google.golang.org/grpc/codes"
 
+	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/pg"
 )
 
@@ -31,6 +34,19 @@ func Own(ctx context.Context, dsn string, s *Set) (result Result, err error) {
 	}
 	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
 	return Apply(ctx, conn, s, Options{})
+}
+
+// CheckOwn refuses to run a service on a database of its own that is older than the program: FAILED_PRECONDITION
+// `SCHEMA_OUTDATED`.
+func CheckOwn(ctx context.Context, pool *pgxpool.Pool, s *Set) error {
+	return pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
+		status, err := Status(ctx, c.Conn(), s, "")
+		if err == nil && len(status.Pending) > 0 {
+			err = fault.New(codes.FailedPrecondition, fault.SchemaOutdated, "the %s database is at version %q, want %q: run `tenantry migrate central`",
+				s.Name(), status.From, s.Latest()).With("set", s.Name())
+		}
+		return err
+	})
 }
 
 // createDatabase makes the database of a configuration from template0, so that nobody's connection to template1 is in

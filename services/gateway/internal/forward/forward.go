@@ -36,15 +36,20 @@ type Upstream struct {
 	Target string
 }
 
-// Parse reads an upstream as the command line has it: `SERVICE=NAME@HOST:PORT`, where NAME stands for `upstream/NAME`.
+// Parse reads an upstream as the command line has it: `SERVICE=NAME@HOST:PORT`, where NAME stands for `upstream/NAME`,
+// which may be written, too.
 func Parse(text string) (Upstream, error) {
 	service, rest, ok := strings.Cut(text, "=")
 	name, target, ok2 := strings.Cut(rest, "@")
-	if !ok || !ok2 || service == "" || name == "" || target == "" {
+	name = strings.TrimPrefix(name, upstreamGroup)
+	if !ok || !ok2 || service == "" || name == "" || target == "" || strings.Contains(name, "/") {
 		return Upstream{}, fmt.Errorf("upstream: got %q, want SERVICE=NAME@HOST:PORT", text)
 	}
-	return Upstream{Service: service, Name: "upstream/" + name, Target: target}, nil
+	return Upstream{Service: service, Name: upstreamGroup + name, Target: target}, nil
 }
+
+// upstreamGroup begins the name of every upstream.
+const upstreamGroup = "upstream/"
 
 // Forwarder forwards calls. Close it when the server has stopped.
 type Forwarder struct {

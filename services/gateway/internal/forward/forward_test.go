@@ -337,10 +337,12 @@ func TestWhatCannotBeForwardedSaysWhy(t *testing.T) {
 
 func TestUpstreamsAreReadFromTheCommandLine(t *testing.T) {
 	t.Parallel()
-	u, err := forward.Parse("readings.v1.ReadingsService=readings@localhost:9000")
-	require.NoError(t, err)
-	require.Equal(t, forward.Upstream{Service: "readings.v1.ReadingsService", Name: "upstream/readings", Target: "localhost:9000"}, u)
-	for _, bad := range []string{"", "a=b", "a@b:1", "=n@b:1", "a=@b:1", "a=n@"} {
+	for _, name := range []string{"readings", "upstream/readings"} {
+		u, err := forward.Parse("readings.v1.ReadingsService=" + name + "@localhost:9000")
+		require.NoError(t, err)
+		require.Equal(t, forward.Upstream{Service: "readings.v1.ReadingsService", Name: "upstream/readings", Target: "localhost:9000"}, u)
+	}
+	for _, bad := range []string{"", "a=b", "a@b:1", "=n@b:1", "a=@b:1", "a=n@", "a=x/n@b:1"} {
 		_, err := forward.Parse(bad)
 		require.ErrorContains(t, err, "SERVICE=NAME@HOST:PORT", bad)
 	}

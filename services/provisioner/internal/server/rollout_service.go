@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"encoding/base64"
 	"slices"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	provisionerv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1"
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/identity"
+	"github.com/tenantry/tenantry/services/internal/page"
 )
 
 type rolloutService struct {
@@ -23,7 +23,6 @@ type rolloutService struct {
 const (
 	defaultConcurrency = 4
 	defaultLockTimeout = 5 * time.Second
-	defaultPage        = 100
 	// watchEvery is how often a watcher looks for news.
 	watchEvery = 100 * time.Millisecond
 	// watchBatch is how many results one message of a watcher has at most.
@@ -76,28 +75,29 @@ func (s rolloutService) GetRollout(ctx context.Context, r *provisionerv1.GetRoll
 
 // ListRollouts implements the contract.
 func (s rolloutService) ListRollouts(ctx context.Context, r *provisionerv1.ListRolloutsRequest) (*provisionerv1.ListRolloutsResponse, error) {
-	before, size, err := page("ListRollouts", r.GetPageToken(), r.GetPageSize())
+	const method = page.Method("ListRollouts")
+	before, err := method.AfterID(r.GetPageToken())
 	if err != nil {
 		return nil, err
 	}
+	size := method.Size(r.GetPageSize())
 	rollouts, err := s.Rollouts.List(ctx, before, size+1)
 	if err != nil {
 		return nil, err
 	}
-	out := &provisionerv1.ListRolloutsResponse{Rollouts: rollouts}
-	if len(rollouts) > size {
-		out.Rollouts = rollouts[:size]
-		out.NextPageToken = pageToken("ListRollouts", rollouts[size-1].GetRolloutId())
-	}
+	out := &provisionerv1.ListRolloutsResponse{}
+	out.Rollouts, out.NextPageToken = page.Cut(method, rollouts, size, (*provisionerv1.Rollout).GetRolloutId)
 	return out, nil
 }
 
 // ListRolloutResults implements the contract.
 func (s rolloutService) ListRolloutResults(ctx context.Context, r *provisionerv1.ListRolloutResultsRequest) (*provisionerv1.ListRolloutResultsResponse, error) {
-	after, size, err := page("ListRolloutResults", r.GetPageToken(), r.GetPageSize())
+	const method = page.Method("ListRolloutResults")
+	after, err := method.AfterID(r.GetPageToken())
 	if err != nil {
 		return nil, err
 	}
+	size := method.Size(r.GetPageSize())
 	id, err := uuid.Parse(r.GetRolloutId())
 	if err != nil {
 		return nil, fault.Invalid("rollout_id", "got %q, want a UUID", r.GetRolloutId())
@@ -109,11 +109,8 @@ func (s rolloutService) ListRolloutResults(ctx context.Context, r *provisionerv1
 	if err != nil {
 		return nil, err
 	}
-	out := &provisionerv1.ListRolloutResultsResponse{Results: results}
-	if len(results) > size {
-		out.Results = results[:size]
-		out.NextPageToken = pageToken("ListRolloutResults", results[size-1].GetCompanyId())
-	}
+	out := &provisionerv1.ListRolloutResultsResponse{}
+	out.Results, out.NextPageToken = page.Cut(method, results, size, (*provisionerv1.TenantResult).GetCompanyId)
 	return out, nil
 }
 
@@ -158,25 +155,4 @@ func (s rolloutService) WatchRollout(r *provisionerv1.WatchRolloutRequest, out g
 		}
 	}
 	return nil
-}
-
-func page(method, token string, asked int32) (uuid.UUID, int, error) {
-	size := int(asked)
-	if size == 0 {
-		size = defaultPage
-	}
-	if token == "" {
-		return uuid.Nil, size, nil
-	}
-	text, err := base64.RawURLEncoding.DecodeString(token)
-	if prefix := method + " "; err == nil && len(text) > len(prefix) && string(text[:len(prefix)]) == prefix {
-		if id, err := uuid.ParseBytes(text[len(prefix):]); err == nil {
-			return id, size, nil
-		}
-	}
-	return uuid.Nil, 0, fault.New(codes.InvalidArgument, fault.PageTokenInvalid, "page_token: want a next_page_token that %s gave, or nothing", method).With("field", "page_token")
-}
-
-func pageToken(method, after string) string {
-	return base64.RawURLEncoding.EncodeToString([]byte(method + " " + after))
 }

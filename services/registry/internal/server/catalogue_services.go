@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
+	"github.com/tenantry/tenantry/services/internal/page"
 )
 
 type pluginService struct {
@@ -87,16 +88,16 @@ type auditService struct {
 
 // ListEvents implements the contract.
 func (s auditService) ListEvents(ctx context.Context, r *registryv1.ListEventsRequest) (*registryv1.ListEventsResponse, error) {
-	const method = "ListEvents"
+	const method = page.Method("ListEvents")
 	var company uuid.UUID
 	var before int64
-	text, err := parsePage(method, r.GetPageToken())
+	text, err := method.After(r.GetPageToken())
 	if err != nil {
 		return nil, err
 	}
 	if text != "" {
 		if before, err = strconv.ParseInt(text, 10, 64); err != nil {
-			return nil, pageInvalid(method)
+			return nil, method.Invalid()
 		}
 	}
 	if r.GetCompany() != "" {
@@ -104,12 +105,12 @@ func (s auditService) ListEvents(ctx context.Context, r *registryv1.ListEventsRe
 			return nil, err
 		}
 	}
-	size := pageSize(r.GetPageSize())
+	size := method.Size(r.GetPageSize())
 	events, err := s.store.ListEvents(ctx, company, r.GetAction(), before, size+1)
 	if err != nil {
 		return nil, err
 	}
 	out := &registryv1.ListEventsResponse{}
-	out.Events, out.NextPageToken = page(method, events, size, func(e *registryv1.AuditEvent) string { return strconv.FormatInt(e.GetEventId(), 10) })
+	out.Events, out.NextPageToken = page.Cut(method, events, size, func(e *registryv1.AuditEvent) string { return strconv.FormatInt(e.GetEventId(), 10) })
 	return out, nil
 }

@@ -5,12 +5,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/uuid"
 	"google.golang.org/grpc/codes"
 
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/identity"
+	"github.com/tenantry/tenantry/services/internal/page"
 	"github.com/tenantry/tenantry/services/internal/tenant"
 )
 
@@ -31,32 +31,19 @@ func (s companyService) GetCompany(ctx context.Context, r *registryv1.GetCompany
 
 // ListCompanies implements the contract.
 func (s companyService) ListCompanies(ctx context.Context, r *registryv1.ListCompaniesRequest) (*registryv1.ListCompaniesResponse, error) {
-	const method = "ListCompanies"
-	after, err := pageAfter(method, r.GetPageToken())
+	const method = page.Method("ListCompanies")
+	after, err := method.AfterID(r.GetPageToken())
 	if err != nil {
 		return nil, err
 	}
-	size := pageSize(r.GetPageSize())
+	size := method.Size(r.GetPageSize())
 	companies, err := s.store.ListCompanies(ctx, after, r.GetStates(), r.GetContains(), size+1)
 	if err != nil {
 		return nil, err
 	}
 	out := &registryv1.ListCompaniesResponse{}
-	out.Companies, out.NextPageToken = page(method, companies, size, (*registryv1.Company).GetCompanyId)
+	out.Companies, out.NextPageToken = page.Cut(method, companies, size, (*registryv1.Company).GetCompanyId)
 	return out, nil
-}
-
-// pageAfter is parsePage for lists in order of a UUID.
-func pageAfter(method, token string) (uuid.UUID, error) {
-	text, err := parsePage(method, token)
-	if err != nil || text == "" {
-		return uuid.Nil, err
-	}
-	id, err := uuid.Parse(text)
-	if err != nil {
-		return uuid.Nil, pageInvalid(method)
-	}
-	return id, nil
 }
 
 // UpdateCompany implements the contract.

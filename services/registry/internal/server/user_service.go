@@ -10,6 +10,7 @@ import (
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/identity"
+	"github.com/tenantry/tenantry/services/internal/page"
 	"github.com/tenantry/tenantry/services/registry/internal/store"
 )
 
@@ -51,22 +52,22 @@ func (s userService) CreateUser(ctx context.Context, r *registryv1.CreateUserReq
 
 // ListUsers implements the contract.
 func (s userService) ListUsers(ctx context.Context, r *registryv1.ListUsersRequest) (*registryv1.ListUsersResponse, error) {
-	const method = "ListUsers"
+	const method = page.Method("ListUsers")
 	company, err := s.managed(ctx, r.GetCompany(), nil)
 	if err != nil {
 		return nil, err
 	}
-	after, err := pageAfter(method, r.GetPageToken())
+	after, err := method.AfterID(r.GetPageToken())
 	if err != nil {
 		return nil, err
 	}
-	size := pageSize(r.GetPageSize())
+	size := method.Size(r.GetPageSize())
 	users, err := s.store.ListUsers(ctx, company, after, size+1)
 	if err != nil {
 		return nil, err
 	}
 	out := &registryv1.ListUsersResponse{}
-	out.Users, out.NextPageToken = page(method, users, size, (*registryv1.User).GetUserId)
+	out.Users, out.NextPageToken = page.Cut(method, users, size, (*registryv1.User).GetUserId)
 	return out, nil
 }
 

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -58,25 +57,11 @@ type upstreamFlags struct {
 func (f upstreamFlags) upstreams() ([]gateway.Upstream, error) {
 	var upstreams []gateway.Upstream
 	for _, text := range f.Upstream {
-		u, ok := parseUpstream(text)
-		if !ok {
-			return nil, usagef("For example --upstream readings.v1.ReadingsService=readings@127.0.0.1:7500.",
-				"--upstream: got %q, want SERVICE=NAME@HOST:PORT", text)
+		u, err := gateway.ParseUpstream(text)
+		if err != nil {
+			return nil, usagef("For example --upstream readings.v1.ReadingsService=readings@127.0.0.1:7500.", "--%v", err)
 		}
 		upstreams = append(upstreams, u)
 	}
 	return upstreams, nil
 }
-
-// parseUpstream reads SERVICE=NAME@TARGET; NAME may be written as in the certificate, upstream/NAME.
-func parseUpstream(text string) (gateway.Upstream, bool) {
-	service, rest, ok := strings.Cut(text, "=")
-	name, target, ok2 := strings.Cut(rest, "@")
-	name = strings.TrimPrefix(name, upstreamGroup)
-	if !ok || !ok2 || service == "" || name == "" || target == "" || strings.Contains(name, "/") {
-		return gateway.Upstream{}, false
-	}
-	return gateway.Upstream{Service: service, Name: upstreamGroup + name, Target: target}, true
-}
-
-const upstreamGroup = "upstream/"
