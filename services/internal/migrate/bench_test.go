@@ -31,6 +31,7 @@ func BenchmarkUpToDate(b *testing.B) {
 	s, dsn, dir := history(b, 13), pgtest.Database(b), b.TempDir()
 	require.NoError(b, s.WriteTo(dir))
 	engine := func(b *testing.B) {
+		b.Helper()
 		conn, err := pgx.Connect(b.Context(), dsn)
 		require.NoError(b, err)
 		_, err = migrate.Apply(b.Context(), conn, s, migrate.Options{})
@@ -79,6 +80,7 @@ func BenchmarkTwoFiles(b *testing.B) {
 		})
 	}
 	each("engine", func(b *testing.B, dsn string) {
+		b.Helper()
 		conn, err := pgx.Connect(b.Context(), dsn)
 		require.NoError(b, err)
 		_, err = migrate.Apply(b.Context(), conn, after, migrate.Options{})
@@ -86,6 +88,7 @@ func BenchmarkTwoFiles(b *testing.B) {
 		require.NoError(b, conn.Close(b.Context()))
 	})
 	each("pgx", func(b *testing.B, dsn string) {
+		b.Helper()
 		conn, err := pgx.Connect(b.Context(), dsn)
 		require.NoError(b, err)
 		for i := 13; i < 15; i++ {
@@ -95,6 +98,7 @@ func BenchmarkTwoFiles(b *testing.B) {
 		require.NoError(b, conn.Close(b.Context()))
 	})
 	each("cli", func(b *testing.B, dsn string) {
+		b.Helper()
 		cli, err := atlascli.New("")
 		require.NoError(b, err)
 		_, err = cli.Apply(b.Context(), dsn, dir, "")

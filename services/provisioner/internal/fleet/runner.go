@@ -14,16 +14,14 @@ import (
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/pg"
+	"github.com/tenantry/tenantry/services/provisioner/internal/lease"
 	"github.com/tenantry/tenantry/services/provisioner/internal/release"
 	"github.com/tenantry/tenantry/services/provisioner/internal/schema"
 )
 
 const (
-	// A rollout belongs to the copy that works on it for leaseLife, renewed each renewEvery; lookEvery is how often is
-	// looked for one that nobody works on.
-	leaseLife  = 6 * time.Second
-	renewEvery = 2 * time.Second
-	lookEvery  = 200 * time.Millisecond
+	// lookEvery is how often is looked for a rollout that nobody works on.
+	lookEvery = 200 * time.Millisecond
 	// canaries is how many tenants at most are migrated one by one, until one succeeds.
 	canaries = 3
 	// queued is how many tenants of a cluster are read ahead of those that are migrated.
@@ -76,7 +74,9 @@ func (r *Runner) work(ctx context.Context, rollout *Rollout) {
 	log.Info("rolling out")
 	held, lose := context.WithCancel(ctx)
 	var renewal sync.WaitGroup
-	renewal.Go(func() { r.keep(held, lose, rollout) })
+	renewal.Go(func() {
+		lease.Keep(held, lose, func(ctx context.Context) (bool, error) { return r.store.renew(ctx, rollout.ID) })
+	})
 	err := r.roll(held, rollout)
 	if err == nil {
 		err = r.store.end(held, rollout.ID)
@@ -88,32 +88,10 @@ func (r *Runner) work(ctx context.Context, rollout *Rollout) {
 		return
 	}
 	log.Warn("a rollout was interrupted and will go on", zap.Error(err))
-	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseLife)
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), lease.Life)
 	defer cancel()
 	if err := r.store.release(clean, rollout.ID); err != nil {
 		log.Warn("a rollout could not be released; its lease will run out", zap.Error(err))
-	}
-}
-
-// keep renews the lease; work whose lease was lost is another's.
-func (r *Runner) keep(ctx context.Context, lose context.CancelFunc, rollout *Rollout) {
-	tick := time.NewTicker(renewEvery)
-	defer tick.Stop()
-	last := time.Now()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		ok, err := r.store.renew(ctx, rollout.ID)
-		switch {
-		case err == nil && ok:
-			last = time.Now()
-		case err == nil, time.Since(last) > leaseLife-renewEvery:
-			lose()
-			return
-		}
 	}
 }
 

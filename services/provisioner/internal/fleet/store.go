@@ -16,6 +16,7 @@ import (
 	provisionerv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1"
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/pg"
+	"github.com/tenantry/tenantry/services/provisioner/internal/lease"
 )
 
 const rolloutPrefix, resultPrefix = "ROLLOUT_STATE_", "TENANT_RESULT_STATE_"
@@ -142,7 +143,7 @@ func (s *Store) claim(ctx context.Context) (*Rollout, error) {
 	var id uuid.UUID
 	err := s.pool.QueryRow(ctx, `UPDATE rollouts SET locked_by = $1, lease_until = now() + $2::interval, running = 0
 		WHERE id = (SELECT id FROM rollouts WHERE state = 'RUNNING' AND lease_until < now() ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id`,
-		s.holder, leaseLife).Scan(&id)
+		s.holder, lease.Life).Scan(&id)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil //nolint:nilnil // Nothing to do is no failure.
 	}
@@ -153,7 +154,7 @@ func (s *Store) claim(ctx context.Context) (*Rollout, error) {
 }
 
 func (s *Store) renew(ctx context.Context, id uuid.UUID) (bool, error) {
-	tag, err := s.pool.Exec(ctx, "UPDATE rollouts SET lease_until = now() + $3::interval WHERE id = $1 AND locked_by = $2 AND state = 'RUNNING'", id, s.holder, leaseLife)
+	tag, err := s.pool.Exec(ctx, "UPDATE rollouts SET lease_until = now() + $3::interval WHERE id = $1 AND locked_by = $2 AND state = 'RUNNING'", id, s.holder, lease.Life)
 	return tag.RowsAffected() == 1, err
 }
 

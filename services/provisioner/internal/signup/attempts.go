@@ -8,14 +8,14 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tenantry/tenantry/services/provisioner/internal/lease"
 )
 
-// How long an attempt belongs to the copy that works on it, how often that is renewed, and how often is looked for those
-// that nobody works on. A copy that dies so delays its signups by leaseLife + lookEvery at most.
 const (
-	leaseLife  = 6 * time.Second
-	renewEvery = 2 * time.Second
-	lookEvery  = time.Second
+	// lookEvery is how often is looked for attempts that nobody works on: a copy that dies delays its signups by this and
+	// the life of a lease at most.
+	lookEvery = time.Second
 	// askEvery is how often a caller's repeat looks whether another copy is done.
 	askEvery = 50 * time.Millisecond
 )
@@ -46,7 +46,7 @@ func (a attempts) begin(ctx context.Context, requestID string) (got attempt, ok 
 	err = a.pool.QueryRow(ctx, `INSERT INTO attempts AS a (request_id, company_id, database_id, locked_by, lease_until) VALUES ($1, $2, $3, $4, now() + $5::interval)
 		ON CONFLICT (request_id) DO UPDATE SET locked_by = excluded.locked_by, lease_until = excluded.lease_until
 		WHERE a.lease_until < now() OR a.locked_by = excluded.locked_by RETURNING company_id, database_id`,
-		requestID, company, database, a.holder, leaseLife).Scan(&got.company, &got.database)
+		requestID, company, database, a.holder, lease.Life).Scan(&got.company, &got.database)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return got, false, nil
 	}
@@ -55,7 +55,7 @@ func (a attempts) begin(ctx context.Context, requestID string) (got attempt, ok 
 
 // renew keeps an attempt; false when it is another's by now.
 func (a attempts) renew(ctx context.Context, requestID string) (bool, error) {
-	tag, err := a.pool.Exec(ctx, "UPDATE attempts SET lease_until = now() + $3::interval WHERE request_id = $1 AND locked_by = $2", requestID, a.holder, leaseLife)
+	tag, err := a.pool.Exec(ctx, "UPDATE attempts SET lease_until = now() + $3::interval WHERE request_id = $1 AND locked_by = $2", requestID, a.holder, lease.Life)
 	return tag.RowsAffected() == 1, err
 }
 
@@ -75,7 +75,7 @@ func (a attempts) end(ctx context.Context, requestID string) error {
 func (a attempts) orphans(ctx context.Context, limit int) ([]attempt, error) {
 	rows, err := a.pool.Query(ctx, `UPDATE attempts SET locked_by = $1, lease_until = now() + $2::interval WHERE request_id IN
 		(SELECT request_id FROM attempts WHERE lease_until < now() ORDER BY lease_until LIMIT $3 FOR UPDATE SKIP LOCKED)
-		RETURNING request_id, company_id, database_id`, a.holder, leaseLife, limit)
+		RETURNING request_id, company_id, database_id`, a.holder, lease.Life, limit)
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/tenantry/tenantry/services/internal/pg"
 	"github.com/tenantry/tenantry/services/internal/tenant"
 	"github.com/tenantry/tenantry/services/provisioner/internal/cluster"
+	"github.com/tenantry/tenantry/services/provisioner/internal/lease"
 	"github.com/tenantry/tenantry/services/provisioner/internal/release"
 	"github.com/tenantry/tenantry/services/provisioner/internal/schema"
 	"github.com/tenantry/tenantry/services/provisioner/internal/seed"
@@ -187,7 +188,13 @@ func (r *Runner) attempt(a attempt, q *registryv1.ReserveTenantRequest) (*regist
 	ctx, cancel := context.WithCancel(r.ctx)
 	defer cancel()
 	var renewal sync.WaitGroup
-	renewal.Go(func() { r.keep(ctx, cancel, a) })
+	renewal.Go(func() {
+		lose := func() {
+			r.log.Warn("lost a signup to another copy", zap.String("request_id", a.requestID))
+			cancel()
+		}
+		lease.Keep(ctx, lose, func(ctx context.Context) (bool, error) { return r.attempts.renew(ctx, a.requestID) })
+	})
 	defer renewal.Wait()
 	defer cancel()
 
@@ -207,7 +214,7 @@ func (r *Runner) attempt(a attempt, q *registryv1.ReserveTenantRequest) (*regist
 		return r.undo(ctx, a, reserved, err)
 	}
 	// It may yet succeed: whoever looks next goes on.
-	clean, done := context.WithTimeout(context.WithoutCancel(ctx), leaseLife)
+	clean, done := context.WithTimeout(context.WithoutCancel(ctx), lease.Life)
 	defer done()
 	if released := r.attempts.release(clean, a.requestID); released != nil {
 		r.log.Warn("a signup could not be released; its lease will run out", zap.String("request_id", a.requestID), zap.Error(released))
@@ -215,32 +222,9 @@ func (r *Runner) attempt(a attempt, q *registryv1.ReserveTenantRequest) (*regist
 	return nil, inProgress().Because(err)
 }
 
-// keep renews the lease until the work ends; work whose lease was lost is another's.
-func (r *Runner) keep(ctx context.Context, cancel context.CancelFunc, a attempt) {
-	tick := time.NewTicker(renewEvery)
-	defer tick.Stop()
-	last := time.Now()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		ok, err := r.attempts.renew(ctx, a.requestID)
-		switch {
-		case err == nil && ok:
-			last = time.Now()
-		case err == nil, time.Since(last) > leaseLife-renewEvery:
-			r.log.Warn("lost a signup to another copy", zap.String("request_id", a.requestID), zap.Error(err))
-			cancel()
-			return
-		}
-	}
-}
-
 // end forgets the attempt.
 func (r *Runner) end(a attempt) {
-	ctx, cancel := context.WithTimeout(context.Background(), leaseLife)
+	ctx, cancel := context.WithTimeout(context.Background(), lease.Life)
 	defer cancel()
 	if err := r.attempts.end(ctx, a.requestID); err != nil {
 		// The answer stands; the attempt will be found and ended by whoever looks next.
