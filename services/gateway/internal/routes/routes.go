@@ -239,7 +239,7 @@ func (t *Table) take(m *registryv1.WatchRoutesResponse, loading *snapshot) *snap
 			t.swap(loading)
 		}
 	case *registryv1.WatchRoutesResponse_Route:
-		t.put(routeOf(e.Route))
+		t.Put(routeOf(e.Route))
 	case *registryv1.WatchRoutesResponse_RouteRemoved:
 		t.remove(uuid.UUID(e.RouteRemoved.GetCompanyId()))
 	case *registryv1.WatchRoutesResponse_CredentialsRevoked:
@@ -273,7 +273,9 @@ func (t *Table) swap(s *snapshot) {
 	t.announce()
 }
 
-func (t *Table) put(r *Route) {
+// Put makes a route known, unless a newer version of it is. Run calls it, and so may whoever has no registry to follow,
+// such as a benchmark.
+func (t *Table) Put(r *Route) {
 	s := t.state.Load()
 	old, _ := t.ByID(r.CompanyID)
 	if old != nil && old.Version > r.Version {
