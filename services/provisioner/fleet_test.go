@@ -51,9 +51,9 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), key: credential.NewMasterKey(), ownDSN: pgtest.Database(t),
 		clusters: map[string]*pgserver.Server{"one": pgtest.NewServer(t), "two": pgtest.NewServer(t)}}
-	w.write("core/0001_a.up.sql", "CREATE TABLE things (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text);")
-	w.write("core/0002_b.up.sql", "CREATE TABLE company (name text, owner text);")
-	w.write("plugins/calin-meter/0001_p.up.sql", "CREATE TABLE calin (id int);")
+	w.write("core/00000001_a.up.sql", "CREATE TABLE things (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text);")
+	w.write("core/00000002_b.up.sql", "CREATE TABLE company (name text, owner text);")
+	w.write("plugins/calin-meter/00000001_p.up.sql", "CREATE TABLE calin (id int);")
 	w.write("seed.sql", "INSERT INTO company (name, owner) SELECT @company_name, @owner_email WHERE NOT EXISTS (SELECT FROM company);")
 	var err error
 	w.authority, err = pki.Open(t.TempDir())
@@ -213,8 +213,8 @@ func TestARolloutBringsEveryTenantOfEveryClusterAndTheOneThatFailsAlone(t *testi
 	w.database("c5", "CREATE TABLE more (x int)")
 	_, err := registryv1.NewCompanyServiceClient(w.dial(w.registry, "operator/ops")).SuspendCompany(t.Context(), &registryv1.SuspendCompanyRequest{Company: "c2", Reason: "unpaid"})
 	require.NoError(t, err)
-	w.write("core/0003_c.up.sql", "ALTER TABLE things ADD color text;")
-	w.write("core/0004_d.up.sql", "SELECT 1; CREATE TABLE more (id int);")
+	w.write("core/00000003_c.up.sql", "ALTER TABLE things ADD color text;")
+	w.write("core/00000004_d.up.sql", "SELECT 1; CREATE TABLE more (id int);")
 	started, err := w.rollouts().StartRollout(t.Context(), &provisionerv1.StartRolloutRequest{RequestId: "r", Concurrency: 3})
 	require.NoError(t, err)
 	again, err := w.rollouts().StartRollout(t.Context(), &provisionerv1.StartRolloutRequest{RequestId: "r", Concurrency: 3})
@@ -240,14 +240,14 @@ func TestARolloutBringsEveryTenantOfEveryClusterAndTheOneThatFailsAlone(t *testi
 	clusters := map[string]int{}
 	for _, r := range results {
 		clusters[r.GetCluster()]++
-		require.Equal(t, "0002", r.GetFromVersion())
+		require.Equal(t, "00000002", r.GetFromVersion())
 		if r.GetSlug() != "c5" {
-			require.Equal(t, "0004", r.GetToVersion())
+			require.Equal(t, "00000004", r.GetToVersion())
 			require.EqualValues(t, 2, r.GetFiles())
 			continue
 		}
-		require.Equal(t, "0003", r.GetToVersion())
-		require.Equal(t, "MIGRATION_FAILED core 0004_d.sql CREATE TABLE more (id int); 42P07", fmt.Sprintf("%s %s %s %s %s", r.GetError().GetReason(), r.GetError().GetSet(),
+		require.Equal(t, "00000003", r.GetToVersion())
+		require.Equal(t, "MIGRATION_FAILED core 00000004_d.sql CREATE TABLE more (id int); 42P07", fmt.Sprintf("%s %s %s %s %s", r.GetError().GetReason(), r.GetError().GetSet(),
 			r.GetError().GetFile(), r.GetError().GetStatement(), r.GetError().GetSqlstate()))
 	}
 	require.Equal(t, map[string]int{"one": 4, "two": 4}, clusters)
@@ -257,7 +257,7 @@ func TestARolloutBringsEveryTenantOfEveryClusterAndTheOneThatFailsAlone(t *testi
 
 	newborn, err := w.tenants().CreateTenant(t.Context(), signup(9))
 	require.NoError(t, err)
-	require.Equal(t, "0004", newborn.GetSchemaVersion(), "new companies are born on the release")
+	require.Equal(t, "00000004", newborn.GetSchemaVersion(), "new companies are born on the release")
 	w.database("c5", "DROP TABLE more")
 	started, err = w.rollouts().StartRollout(t.Context(), &provisionerv1.StartRolloutRequest{})
 	require.NoError(t, err)
@@ -266,7 +266,7 @@ func TestARolloutBringsEveryTenantOfEveryClusterAndTheOneThatFailsAlone(t *testi
 	require.EqualValues(t, 9, last.GetSucceeded())
 	status, err := w.tenants().GetTenantStatus(t.Context(), &provisionerv1.GetTenantStatusRequest{Company: "c5"})
 	require.NoError(t, err)
-	require.Equal(t, "0004", status.GetSchemaVersion())
+	require.Equal(t, "00000004", status.GetSchemaVersion())
 	require.Equal(t, provisionerv1.TenantResultState_TENANT_RESULT_STATE_SUCCEEDED, status.GetLastResult().GetState())
 	list, err := w.rollouts().ListRollouts(t.Context(), &provisionerv1.ListRolloutsRequest{PageSize: 1})
 	require.NoError(t, err)
@@ -278,7 +278,7 @@ func TestARolloutOutlivesTheCopyThatBeganIt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.signUp(6)
-	w.write("core/0003_c.up.sql", "SELECT pg_sleep(0.7); CREATE TABLE slow (id int);")
+	w.write("core/00000003_c.up.sql", "SELECT pg_sleep(0.7); CREATE TABLE slow (id int);")
 	started, err := w.rollouts().StartRollout(t.Context(), &provisionerv1.StartRolloutRequest{Concurrency: 1})
 	require.NoError(t, err)
 	id := started.GetRollout().GetRolloutId()
@@ -305,10 +305,10 @@ func TestWhatWasReleasedMustNotChange(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.signUp(1)
-	w.write("core/0001_a.up.sql", "CREATE TABLE things (id int);")
-	w.write("core/0003_c.up.sql", "CREATE TABLE more (id int);")
+	w.write("core/00000001_a.up.sql", "CREATE TABLE things (id int);")
+	w.write("core/00000003_c.up.sql", "CREATE TABLE more (id int);")
 	_, err := w.rollouts().StartRollout(t.Context(), &provisionerv1.StartRolloutRequest{})
-	require.Equal(t, "0001_a.sql", requireFault(t, err, codes.FailedPrecondition, fault.ChecksumMismatch).Metadata["file"])
+	require.Equal(t, "00000001_a.sql", requireFault(t, err, codes.FailedPrecondition, fault.ChecksumMismatch).Metadata["file"])
 	_, err = w.tenants().MigrateTenant(t.Context(), &provisionerv1.MigrateTenantRequest{Company: "c1", Force: true})
 	requireFault(t, err, codes.FailedPrecondition, fault.ChecksumMismatch)
 	require.Equal(t, []string{"2"}, w.database("c1", "SELECT count(*)::text FROM atlas_schema_revisions.atlas_schema_revisions"))
@@ -324,9 +324,9 @@ func TestOneTenantIsMigratedAsFarAsIsAsked(t *testing.T) {
 	q.Plugins = []string{"calin-meter"}
 	_, err := w.tenants().CreateTenant(t.Context(), q)
 	require.NoError(t, err)
-	w.write("core/0003_c.up.sql", "CREATE TABLE more (id int);")
-	w.write("core/0004_d.up.sql", "CREATE TABLE most (id int);")
-	w.write("plugins/calin-meter/0002_p.up.sql", "ALTER TABLE calin ADD token text;")
+	w.write("core/00000003_c.up.sql", "CREATE TABLE more (id int);")
+	w.write("core/00000004_d.up.sql", "CREATE TABLE most (id int);")
+	w.write("plugins/calin-meter/00000002_p.up.sql", "ALTER TABLE calin ADD token text;")
 	migrate := func(r *provisionerv1.MigrateTenantRequest) *provisionerv1.MigrateTenantResponse {
 		r.Company = "c1"
 		got, err := w.tenants().MigrateTenant(t.Context(), r)
@@ -336,9 +336,9 @@ func TestOneTenantIsMigratedAsFarAsIsAsked(t *testing.T) {
 	dry := migrate(&provisionerv1.MigrateTenantRequest{DryRun: true})
 	require.Len(t, dry.GetPending(), 3)
 	require.Empty(t, dry.GetApplied())
-	require.Equal(t, "0004", dry.GetToVersion())
-	part := migrate(&provisionerv1.MigrateTenantRequest{ToVersion: "0003"})
-	require.Equal(t, "0003", part.GetToVersion())
+	require.Equal(t, "00000004", dry.GetToVersion())
+	part := migrate(&provisionerv1.MigrateTenantRequest{ToVersion: "00000003"})
+	require.Equal(t, "00000003", part.GetToVersion())
 	require.Len(t, part.GetApplied(), 1)
 	require.Len(t, part.GetPending(), 1)
 	rest := migrate(&provisionerv1.MigrateTenantRequest{})
@@ -346,13 +346,13 @@ func TestOneTenantIsMigratedAsFarAsIsAsked(t *testing.T) {
 	require.Equal(t, "plugins/calin-meter", rest.GetApplied()[1].GetSet())
 	require.Len(t, rest.GetWarnings(), 1, "others are still behind, and new ones will be")
 	require.Empty(t, migrate(&provisionerv1.MigrateTenantRequest{}).GetApplied())
-	_, err = w.tenants().MigrateTenant(t.Context(), &provisionerv1.MigrateTenantRequest{Company: "c1", ToVersion: "0009"})
+	_, err = w.tenants().MigrateTenant(t.Context(), &provisionerv1.MigrateTenantRequest{Company: "c1", ToVersion: "00000009"})
 	requireFault(t, err, codes.NotFound, fault.VersionNotFound)
 	_, err = w.tenants().MigrateTenant(t.Context(), &provisionerv1.MigrateTenantRequest{Company: "nobody"})
 	requireFault(t, err, codes.NotFound, fault.CompanyNotFound)
 	company, err := registryv1.NewCompanyServiceClient(w.dial(w.registry, "operator/ops")).GetCompany(t.Context(), &registryv1.GetCompanyRequest{Company: "c1"})
 	require.NoError(t, err)
-	require.Equal(t, "0004", company.GetCompany().GetSchemaVersion(), "the registry was told")
+	require.Equal(t, "00000004", company.GetCompany().GetSchemaVersion(), "the registry was told")
 	_, err = w.tenants().CheckDrift(t.Context(), &provisionerv1.CheckDriftRequest{Company: "c1"})
 	requireFault(t, err, codes.Unimplemented, fault.NotImplemented)
 }
@@ -361,7 +361,7 @@ func TestASelectionIsAllThatIsMigratedAndDoesNotChangeWhatIsBorn(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.signUp(4)
-	w.write("core/0003_c.up.sql", "CREATE TABLE more (id int);")
+	w.write("core/00000003_c.up.sql", "CREATE TABLE more (id int);")
 	one := &provisionerv1.Selector{Companies: []string{"c2"}}
 	started, err := w.rollouts().StartRollout(t.Context(), &provisionerv1.StartRolloutRequest{Selector: one, LockTimeout: durationpb.New(time.Second)})
 	require.NoError(t, err)
@@ -369,7 +369,7 @@ func TestASelectionIsAllThatIsMigratedAndDoesNotChangeWhatIsBorn(t *testing.T) {
 	require.EqualValues(t, 1, last.GetSucceeded())
 	born, err := w.tenants().CreateTenant(t.Context(), signup(5))
 	require.NoError(t, err)
-	require.Equal(t, "0002", born.GetSchemaVersion())
+	require.Equal(t, "00000002", born.GetSchemaVersion())
 	started, err = w.rollouts().StartRollout(t.Context(), &provisionerv1.StartRolloutRequest{Selector: &provisionerv1.Selector{Cluster: "two"}})
 	require.NoError(t, err)
 	last, _ = w.finish(started.GetRollout().GetRolloutId())

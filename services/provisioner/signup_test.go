@@ -22,7 +22,7 @@ func TestASignupInstallsPluginsWhoseHistoryTheTenantCannotSee(t *testing.T) {
 	q.Plugins, q.Cluster, q.UsageType = []string{"calin-meter", "paystack-payment-provider"}, "two", "mini-grid"
 	got, err := w.tenants().CreateTenant(t.Context(), q)
 	require.NoError(t, err)
-	require.Equal(t, "0002", got.GetSchemaVersion())
+	require.Equal(t, "00000002", got.GetSchemaVersion())
 	again, err := w.tenants().CreateTenant(t.Context(), q)
 	require.NoError(t, err)
 	require.Equal(t, got.GetCompanyId(), again.GetCompanyId())

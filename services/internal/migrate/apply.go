@@ -58,7 +58,7 @@ type Result struct {
 }
 
 // Apply applies what is left of a set to the database that conn is connected to, as the role that it is connected as.
-// The connection must be in no transaction, and is left as it was.
+// The connection must be in no transaction. Its settings are those that it was opened with, afterwards and for each file.
 //
 // Each file is one transaction together with its revision, so whatever happens the database stands at the end of a file;
 // with `-- atlas:txmode none` each statement is one, and the next Apply goes on behind the last that was recorded.
@@ -173,24 +173,24 @@ func (a *applier) file(ctx context.Context, f File) error {
 // transaction applies a file and writes its revision in one transaction and one round trip.
 func (a *applier) transaction(ctx context.Context, f File) error {
 	b := script{}
-	b.add("BEGIN")
-	b.add(a.local("SET LOCAL"))
+	for _, s := range append(slices.Clone(clean), "BEGIN", a.lockTimeout("SET LOCAL"), a.statementTimeout("SET LOCAL")) {
+		b.add(s)
+	}
 	first := len(b.starts)
 	for _, s := range f.statements {
 		b.add(s)
 	}
+	b.add(clean[0]) // The history is closed to a role that the file took.
 	// The time is not known before it has passed: PostgreSQL fills it in.
-	b.add(strings.Replace(a.history.record(f, len(f.statements), 0, nil, ""), "clock_timestamp(), 0,",
+	b.add(strings.Replace(a.history.record(f, progress{applied: len(f.statements)}), "clock_timestamp(), 0,",
 		"transaction_timestamp(), (1000000000 * extract(epoch FROM clock_timestamp() - transaction_timestamp()))::bigint,", 1))
 	b.add("COMMIT")
 	failed, err := b.run(ctx, a.conn)
 	if err == nil {
 		return nil
 	}
-	if a.conn.PgConn().TxStatus() != 'I' && !a.conn.IsClosed() {
-		if _, back := a.conn.Exec(ctx, "ROLLBACK"); back != nil {
-			err = errors.Join(err, back)
-		}
+	if back := a.rollback(ctx); back != nil {
+		err = errors.Join(err, back)
 	}
 	statement, offset := "", 0
 	if i := failed - first; i >= 0 && i < len(f.statements) {
@@ -199,49 +199,121 @@ func (a *applier) transaction(ctx context.Context, f File) error {
 	return a.failure(f, statement, offset, err)
 }
 
-// statements applies a file without a transaction around it: each statement is one with its revision where PostgreSQL
-// allows that, and the revision comes after it where not. A statement that was applied and not recorded, because the
-// process died between, is applied again: write such files so that this does no harm (IF NOT EXISTS).
-func (a *applier) statements(ctx context.Context, f File) error {
-	if _, err := a.conn.Exec(ctx, a.local("SET"), pgx.QueryExecModeSimpleProtocol); err != nil {
-		return fmt.Errorf("migrate: %w", err)
+// rollback ends a transaction that was left open.
+func (a *applier) rollback(ctx context.Context) error {
+	if a.conn.IsClosed() || a.conn.PgConn().TxStatus() == 'I' {
+		return nil
 	}
-	defer a.reset(ctx)
-	begun := time.Now()
-	for done := a.history.partial(f); done < len(f.statements) || done == 0; done++ {
-		if done < len(f.statements) {
-			if _, err := a.conn.Exec(ctx, f.statements[done], pgx.QueryExecModeSimpleProtocol); err != nil {
-				a.note(ctx, f, done, time.Since(begun), err, f.statements[done])
-				return a.failure(f, f.statements[done], 0, err)
-			}
+	_, err := a.conn.Exec(ctx, "ROLLBACK")
+	return err
+}
+
+// statements applies a file without a transaction around it: each statement is one by itself, and its revision comes
+// after it. A statement that was applied and not recorded, because the process died between, is applied again: write
+// such files so that this does no harm (IF NOT EXISTS). An index that was being built needs no such care, see build. In
+// a transaction that the file itself begins, the revisions are a part of it.
+func (a *applier) statements(ctx context.Context, f File) error {
+	for _, s := range append(slices.Clone(clean), a.lockTimeout("SET"), a.statementTimeout("SET")) {
+		if err := a.exec(ctx, s); err != nil {
+			return fmt.Errorf("migrate: %w", err)
 		}
-		applied := min(done+1, len(f.statements))
-		if _, err := a.conn.Exec(ctx, a.history.record(f, applied, time.Since(begun), nil, ""), pgx.QueryExecModeSimpleProtocol); err != nil {
+	}
+	// An earlier try may have come part of the way.
+	if err := a.history.read(ctx, a.conn); err != nil {
+		return err
+	}
+	begun := time.Now()
+	applied := a.history.partial(f)
+	for applied < len(f.statements) {
+		statement := f.statements[applied]
+		if err := a.statement(ctx, f, applied); err != nil {
+			failure := a.failure(f, statement, 0, err)
+			if err := a.rollback(ctx); err != nil {
+				return errors.Join(failure, err)
+			}
+			if err := a.history.read(ctx, a.conn); err != nil {
+				return errors.Join(failure, err)
+			}
+			a.note(ctx, f, progress{a.history.partial(f), time.Since(begun), err.Error(), statement})
+			return failure
+		}
+		applied++
+		if err := a.exec(ctx, a.history.record(f, progress{applied: applied, took: time.Since(begun)})); err != nil {
 			return fmt.Errorf("migrate: record %s: %w", f.Name, err)
 		}
-		// The next try of a statement that could not get a lock goes on from here.
-		if err := a.history.read(ctx, a.conn); err != nil {
-			return err
+	}
+	if len(f.statements) == 0 {
+		if err := a.exec(ctx, a.history.record(f, progress{})); err != nil {
+			return fmt.Errorf("migrate: record %s: %w", f.Name, err)
 		}
+	}
+	if a.conn.PgConn().TxStatus() != 'I' {
+		err := fault.New(codes.FailedPrecondition, fault.MigrationFailed, "set %s: file %s begins a transaction and does not end it: add COMMIT", a.set.name, f.Name).
+			With("set", a.set.name).With("file", f.Name)
+		return errors.Join(err, a.rollback(ctx))
 	}
 	return nil
 }
 
-// local sets the timeouts, by SET or SET LOCAL.
-func (a *applier) local(set string) string {
-	return fmt.Sprintf("%s lock_timeout = %d; %s statement_timeout = %d", set, a.opts.LockTimeout.Milliseconds(), set, a.opts.StatementTimeout.Milliseconds())
+func (a *applier) statement(ctx context.Context, f File, i int) error {
+	if ix, ok := f.builds[i]; ok {
+		if done, err := a.build(ctx, f, i, ix); err != nil || done {
+			return err
+		}
+	}
+	return a.exec(ctx, f.statements[i])
 }
 
-// reset takes back what local set for the session; a connection on which that fails is broken anyway.
-func (a *applier) reset(ctx context.Context) {
-	_, _ = a.conn.Exec(context.WithoutCancel(ctx), "RESET lock_timeout; RESET statement_timeout", pgx.QueryExecModeSimpleProtocol)
+// interrupted is what the history says of an index whose building has begun, until it has ended.
+const interrupted = "Tenantry: this was begun, and has not ended yet"
+
+// build readies the building of an index while its table is in use, which is no transaction: a try that failed leaves an
+// index that is never used and is in the way of the next, which is dropped here, and one that ended without anyone to
+// record it is done. It tells whether that is so.
+func (a *applier) build(ctx context.Context, f File, i int, ix index) (done bool, err error) {
+	var name string
+	var valid bool
+	err = a.conn.QueryRow(ctx, `SELECT c.oid::regclass::text, x.indisvalid FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid AND c.relkind = 'i'
+		WHERE x.indrelid = to_regclass($1) AND CASE WHEN $2 = '' THEN NOT x.indisvalid ELSE c.relname = (parse_ident($2))[1] END
+		AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.datname = current_database()) LIMIT 1`,
+		pgx.QueryExecModeExec, ix.table, ix.name).Scan(&name, &valid)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+	case err != nil:
+		return false, err
+	case valid && a.history.interrupted(f, f.statements[i]):
+		return true, nil
+	case !valid:
+		if err := a.exec(ctx, "DROP INDEX CONCURRENTLY "+name); err != nil {
+			return false, err
+		}
+	}
+	return false, a.exec(ctx, a.history.record(f, progress{applied: i, failure: interrupted, statement: f.statements[i]}))
+}
+
+// exec runs one statement without parameters, which may be any.
+func (a *applier) exec(ctx context.Context, sql string) error {
+	_, err := a.conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
+	return err
+}
+
+// clean undoes what an earlier file set for the session, such as the empty search_path of a dump: each file finds what
+// it would find if it were applied alone.
+var clean = []string{"RESET SESSION AUTHORIZATION", "RESET ALL"}
+
+func (a *applier) lockTimeout(set string) string {
+	return fmt.Sprintf("%s lock_timeout = %d", set, a.opts.LockTimeout.Milliseconds())
+}
+
+func (a *applier) statementTimeout(set string) string {
+	return fmt.Sprintf("%s statement_timeout = %d", set, a.opts.StatementTimeout.Milliseconds())
 }
 
 // note writes into the history why a file without a transaction stopped, for `atlas migrate status`. The error that is
 // returned says more, so failing to note it is not another.
-func (a *applier) note(ctx context.Context, f File, applied int, took time.Duration, err error, statement string) {
+func (a *applier) note(ctx context.Context, f File, p progress) {
 	if ctx.Err() == nil && !a.conn.IsClosed() {
-		_, _ = a.conn.Exec(ctx, a.history.record(f, applied, took, err, statement), pgx.QueryExecModeSimpleProtocol)
+		_ = a.exec(ctx, a.history.record(f, p))
 	}
 }
 
@@ -287,12 +359,12 @@ func (a *applier) lock(ctx context.Context) error {
 	}
 }
 
-// unlock gives the lock back, also when the context has ended; a connection on which that fails is closed, which gives
+// unlock gives the lock back and the session its settings, also when the context has ended; a connection on which that fails is closed, which gives
 // it back as well.
 func (a *applier) unlock(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), defaultLockTimeout)
 	defer cancel()
-	if _, err := a.conn.Exec(ctx, "SELECT pg_advisory_unlock($1)", pgx.QueryExecModeExec, lockKey); err != nil {
+	if err := a.exec(ctx, fmt.Sprintf("%s; SELECT pg_advisory_unlock(%d)", strings.Join(clean, "; "), lockKey)); err != nil {
 		_ = a.conn.Close(ctx)
 	}
 }
@@ -302,19 +374,22 @@ type script struct {
 	text   strings.Builder
 	length int   // in characters, as PostgreSQL counts positions
 	starts []int // of each statement, in characters
+	silent []int // statements with nothing to complete
 }
 
 func (b *script) add(statement string) {
-	b.starts = append(b.starts, b.length)
 	statement = strings.TrimRight(strings.TrimSpace(statement), ";")
+	if statement == "" {
+		b.silent = append(b.silent, len(b.starts))
+	}
+	b.starts = append(b.starts, b.length)
 	// A comment at the end must not swallow what comes next.
 	text := statement + "\n;\n"
 	b.text.WriteString(text)
 	b.length += utf8.RuneCountInString(text)
 }
 
-// run sends the script and returns the index of the statement that failed: by the position that PostgreSQL tells, else
-// by how many commands were completed before.
+// run sends the script and returns the index of the statement that failed.
 func (b *script) run(ctx context.Context, conn *pgx.Conn) (failed int, err error) {
 	results := conn.PgConn().Exec(ctx, b.text.String())
 	completed := 0
@@ -324,19 +399,24 @@ func (b *script) run(ctx context.Context, conn *pgx.Conn) (failed int, err error
 		}
 	}
 	err = results.Close()
-	if err == nil {
-		return 0, nil
-	}
 	var e *pgconn.PgError
-	if errors.As(err, &e) && e.Position > 0 {
+	switch {
+	case err == nil:
+		return 0, nil
+	case completed == 0 && errors.As(err, &e) && e.Position > 0:
+		// The text is parsed as a whole before any of it is run.
 		i, found := slices.BinarySearch(b.starts, int(e.Position)-1)
 		if !found {
 			i--
 		}
 		return i, err
 	}
-	// The settings are two commands in one statement of the script.
-	return min(max(completed-1, 0), len(b.starts)-1), err
+	for _, i := range b.silent {
+		if i <= completed {
+			completed++
+		}
+	}
+	return min(completed, len(b.starts)-1), err
 }
 
 // Revisions is the schema of the history of a plugin's set: `atlas_plugin_` and the plugin's name with _ for -.

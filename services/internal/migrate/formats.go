@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -9,21 +10,43 @@ import (
 	"slices"
 	"strings"
 
+	"ariga.io/atlas/sql/migrate"
 	"ariga.io/atlas/sql/sqltool"
 )
 
 // reader reads a directory of a foreign format, in the order in which its tool applies the files.
 type reader func(fsys fs.FS, content map[string][]byte) ([]foreign, error)
 
-// How the formats are known: https://github.com/golang-migrate/migrate/blob/master/MIGRATIONS.md (*.up.sql),
-// https://pressly.github.io/goose/documentation/annotations/, https://github.com/amacneil/dbmate#creating-migrations,
-// https://docs.liquibase.com/concepts/changelogs/sql-format.html, and Flyway's file names.
-var (
-	goosePragma     = regexp.MustCompile(`(?m)^--\s*\+goose\s+Up\b`)
-	dbmatePragma    = regexp.MustCompile(`(?m)^--\s*migrate:up\b`)
-	liquibasePragma = regexp.MustCompile(`(?m)^--\s*liquibase formatted sql\b`)
-	flywayName      = regexp.MustCompile(`^[VBR][0-9._]*__.*\.sql$`)
-)
+// format is one of another tool's.
+type format struct {
+	is   func(file, text string) bool
+	read reader
+	// checksum is Atlas's of the files that are applied; nil where those are all.
+	checksum func(fsys fs.FS) (migrate.HashFile, error)
+}
+
+// formats are told apart by https://pressly.github.io/goose/documentation/annotations/,
+// https://github.com/amacneil/dbmate#creating-migrations,
+// https://docs.liquibase.com/concepts/changelogs/sql-format.html,
+// https://github.com/golang-migrate/migrate/blob/master/MIGRATIONS.md (*.up.sql) and Flyway's file names.
+var formats = []format{
+	{is: annotated(`(?m)^--\s*\+goose\s+Up\b`), read: readGoose},
+	{is: annotated(`(?m)^--\s*migrate:up\b`), read: readDBMate},
+	{is: annotated(`(?m)^--\s*liquibase formatted sql\b`), read: readLiquibase},
+	{is: func(file, _ string) bool { return strings.HasSuffix(file, ".up.sql") }, read: readGolangMigrate, checksum: func(fsys fs.FS) (migrate.HashFile, error) {
+		return (&sqltool.GolangMigrateDir{FS: fsys}).Checksum()
+	}},
+	{is: func(file, _ string) bool { return flywayName.MatchString(file) }, read: readFlyway, checksum: func(fsys fs.FS) (migrate.HashFile, error) {
+		return (&sqltool.FlywayDir{FS: fsys}).Checksum()
+	}},
+}
+
+func annotated(pattern string) func(file, text string) bool {
+	annotation := regexp.MustCompile(pattern)
+	return func(_, text string) bool { return annotation.MatchString(text) }
+}
+
+var flywayName = regexp.MustCompile(`^[VBR][0-9._]*__.*\.sql$`)
 
 func readGolangMigrate(fsys fs.FS, _ map[string][]byte) ([]foreign, error) {
 	files, err := (&sqltool.GolangMigrateDir{FS: fsys}).Files()
@@ -32,7 +55,7 @@ func readGolangMigrate(fsys fs.FS, _ map[string][]byte) ([]foreign, error) {
 	}
 	var out []foreign
 	for _, f := range files {
-		statements, err := split(string(f.Bytes()))
+		statements, err := split(string(f.Bytes()), "")
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.Name(), err)
 		}
@@ -58,17 +81,17 @@ func readGoose(_ fs.FS, content map[string][]byte) ([]foreign, error) {
 var gooseAnnotation = regexp.MustCompile(`^--\s*\+goose\s+(.*?)\s*$`)
 
 // gooseUp returns the statements between Up and Down. What stands between StatementBegin and StatementEnd is one.
-func gooseUp(text string) (statements []string, noTx bool, err error) {
+func gooseUp(text string) (statements []statement, noTx bool, err error) {
 	var part []string
-	up, block := false, false
+	up, seen, block := false, false, false
 	flush := func() error {
 		text := strings.Join(part, "\n")
 		part = nil
+		delimiter := ""
 		if block {
-			statements = append(statements, text)
-			return nil
+			delimiter = wholeText
 		}
-		more, err := split(text)
+		more, err := split(text, delimiter)
 		statements = append(statements, more...)
 		return err
 	}
@@ -83,9 +106,12 @@ func gooseUp(text string) (statements []string, noTx bool, err error) {
 		}
 		switch annotation := strings.ToUpper(m[1]); {
 		case annotation == "UP":
-			up = true
-		case annotation == "DOWN":
-			return statements, noTx, flush()
+			up, seen = true, true
+		case annotation == "DOWN" && !block:
+			err, up = flush(), false
+			if err != nil {
+				return nil, false, err
+			}
 		case annotation == "NO TRANSACTION":
 			noTx = true
 		case annotation == "STATEMENTBEGIN" && up && !block, annotation == "STATEMENTEND" && up && block:
@@ -99,11 +125,17 @@ func gooseUp(text string) (statements []string, noTx bool, err error) {
 			return nil, false, fmt.Errorf("did not expect %q here", line)
 		}
 	}
-	if block {
-		return nil, false, fmt.Errorf("got StatementBegin without StatementEnd")
+	switch {
+	case block:
+		return nil, false, errors.New("got StatementBegin without StatementEnd")
+	case !seen:
+		return nil, false, errors.New("got no line `-- +goose Up`, as the directory's other files have")
 	}
 	return statements, noTx, flush()
 }
+
+// wholeText is a delimiter that no text holds.
+const wholeText = "\x00"
 
 var dbmateAnnotation = regexp.MustCompile(`^--\s*migrate:(up|down)\b(.*)$`)
 
@@ -113,10 +145,11 @@ func readDBMate(_ fs.FS, content map[string][]byte) ([]foreign, error) {
 		version, description := versioned(file)
 		f := foreign{version: version, description: description, noTx: noTxDirective.Match(content[file])}
 		var up []string
-		in := false
+		in, seen := false, false
 		for line := range strings.Lines(string(content[file])) {
 			if m := dbmateAnnotation.FindStringSubmatch(strings.TrimRight(line, "\r\n")); m != nil {
 				in = m[1] == "up"
+				seen = seen || in
 				f.noTx = f.noTx || in && strings.Contains(strings.ReplaceAll(m[2], " ", ""), "transaction:false")
 				continue
 			}
@@ -124,8 +157,11 @@ func readDBMate(_ fs.FS, content map[string][]byte) ([]foreign, error) {
 				up = append(up, line)
 			}
 		}
+		if !seen {
+			return nil, fmt.Errorf("%s: got no line `-- migrate:up`, as the directory's other files have", file)
+		}
 		var err error
-		if f.statements, err = split(strings.Join(up, "")); err != nil {
+		if f.statements, err = split(strings.Join(up, ""), ""); err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 		out = append(out, f)
@@ -138,14 +174,16 @@ func readFlyway(fsys fs.FS, _ map[string][]byte) ([]foreign, error) {
 	if err != nil {
 		return nil, err
 	}
-	sqltool.SetRepeatableVersion(files)
 	var out []foreign
 	for _, f := range files {
-		statements, err := split(string(f.Bytes()))
+		if f.Version() == "" {
+			return nil, fmt.Errorf("%s: got a repeatable migration: what was applied must not change, so give each change a file with a version", f.Name())
+		}
+		statements, err := split(string(f.Bytes()), "")
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.Name(), err)
 		}
-		out = append(out, foreign{f.Version(), f.Desc(), statements, noTxDirective.Match(f.Bytes())})
+		out = append(out, foreign{strings.ReplaceAll(f.Version(), "_", "."), f.Desc(), statements, noTxDirective.Match(f.Bytes())})
 	}
 	return inOrder(out)
 }
@@ -155,7 +193,7 @@ var liquibaseAlone = regexp.MustCompile(`(?m)^--\s*changeset\b.*\brunInTransacti
 func readLiquibase(_ fs.FS, content map[string][]byte) ([]foreign, error) {
 	var out []foreign
 	for _, file := range slices.Sorted(maps.Keys(content)) {
-		statements, err := split(string(content[file]))
+		statements, err := split(string(content[file]), "")
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
@@ -166,26 +204,14 @@ func readLiquibase(_ fs.FS, content map[string][]byte) ([]foreign, error) {
 	return inOrder(out)
 }
 
-// split returns the statements of a text.
-func split(text string) ([]string, error) {
-	found, err := scanner().Scan(text)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]string, 0, len(found))
-	for _, s := range found {
-		out = append(out, s.Text)
-	}
-	return out, nil
-}
+// numberDigits is how many digits the numbers of a version get at least.
+const numberDigits = 8
 
-// plainDigits is how many digits a version has whose author did not write any zeros before it.
-const plainDigits = 8
+var number = regexp.MustCompile(`^[0-9]+$`)
 
-var plainNumber = regexp.MustCompile(`^(0|[1-9][0-9]{0,6})$`)
-
-// inOrder orders by version. These tools compare numbers and Atlas texts, so numbers without leading zeros are given
-// some: 2 comes before 10. It is done to each by itself, so that no file added later changes an earlier one's version.
+// inOrder orders by version. These tools compare numbers and Atlas texts, so short numbers are given zeros: 2 comes
+// before 10, and 099 before 1000. It is done to each by itself, so that no file added later changes an earlier one's
+// version. The p between the numbers of 1.10 is behind all that ends a version in a file's name.
 func inOrder(files []foreign) ([]foreign, error) {
 	for i, f := range files {
 		if f.version == "" {
@@ -193,11 +219,11 @@ func inOrder(files []foreign) ([]foreign, error) {
 		}
 		parts := strings.Split(f.version, ".")
 		for j, part := range parts {
-			if plainNumber.MatchString(part) {
-				parts[j] = strings.Repeat("0", plainDigits-len(part)) + part
+			if number.MatchString(part) {
+				parts[j] = strings.Repeat("0", max(0, numberDigits-len(part))) + part
 			}
 		}
-		files[i].version = strings.Join(parts, ".")
+		files[i].version = strings.Join(parts, "p")
 	}
 	slices.SortFunc(files, func(a, b foreign) int { return cmp.Compare(a.version, b.version) })
 	return files, nil

@@ -2,6 +2,9 @@ package migrate_test
 
 import (
 	"fmt"
+	"os"
+	osexec "os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -137,9 +140,9 @@ func TestAnAtlasDirectoryMustAgreeWithItsSum(t *testing.T) {
 	require.Equal(t, s.Files(), again.Files())
 
 	for name, change := range map[string]func(map[string][]byte){
-		"edited":  func(c map[string][]byte) { c["0002_file.sql"] = append(c["0002_file.sql"], '\n') },
-		"removed": func(c map[string][]byte) { delete(c, "0002_file.sql") },
-		"added":   func(c map[string][]byte) { c["0003_file.sql"] = []byte("SELECT 1;") },
+		"edited":  func(c map[string][]byte) { c["00000002_file.sql"] = append(c["00000002_file.sql"], '\n') },
+		"removed": func(c map[string][]byte) { delete(c, "00000002_file.sql") },
+		"added":   func(c map[string][]byte) { c["00000003_file.sql"] = []byte("SELECT 1;") },
 		"no sum":  func(c map[string][]byte) { delete(c, migrate.SumFile) },
 	} {
 		content := s.Content()
@@ -150,6 +153,72 @@ func TestAnAtlasDirectoryMustAgreeWithItsSum(t *testing.T) {
 			require.ErrorContains(t, err, name)
 		}
 	}
+}
+
+func TestWhatCannotBeAppliedAsAMigrationIsRefusedWhenItIsLoaded(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"CREATE TABLE a (id int);\nCOPY a /* all */ FROM STDIN;":   "INSERT",
+		"CREATE TABLE a (id int);\nROLLBACK;":                      "txmode none",
+		"SELECT 1; START TRANSACTION ISOLATION LEVEL SERIALIZABLE": "txmode none",
+		"CREATE TABLE a (\n  id int;":                              "line 1, column 16: unclosed (",
+		"SELECT 1;\n\nSELECT 'x":                                   "line 3, column 8: unclosed '",
+	} {
+		_, err := migrate.Load(fstest.MapFS{"1_a.up.sql": {Data: []byte(text)}}, "core")
+		require.True(t, fault.HasReason(err, fault.MigrationInvalid), "%s: %v", text, err)
+		require.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, "1_a")
+	}
+}
+
+// The CLI writes an atlas.sum for any format, and does not turn the directory into Atlas's by that.
+func TestAForeignDirectoryMayHaveASum(t *testing.T) {
+	t.Parallel()
+	atlas, err := atlascli.Find()
+	require.NoError(t, err)
+	for _, format := range []string{"goose", "dbmate", "golang-migrate", "flyway"} {
+		tree, dir := directory(t, format), t.TempDir()
+		want, err := migrate.Load(tree, "core")
+		require.NoError(t, err)
+		for name, f := range tree {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, name), f.Data, 0o600))
+		}
+		out, err := osexec.CommandContext(t.Context(), atlas, "migrate", "hash", "--dir", "file://"+dir+"?format="+format).CombinedOutput()
+		require.NoError(t, err, string(out))
+		got, err := migrate.Load(os.DirFS(dir), "core")
+		require.NoError(t, err, format)
+		require.Equal(t, want.Hash(), got.Hash())
+		for name, f := range tree {
+			if strings.Contains(name, "1_step") || strings.Contains(name, "1__step") || strings.HasSuffix(name, "01_step.up.sql") {
+				require.NoError(t, os.WriteFile(filepath.Join(dir, name), append(f.Data, "\n-- changed"...), 0o600))
+			}
+		}
+		_, err = migrate.Load(os.DirFS(dir), "core")
+		require.True(t, fault.HasReason(err, fault.ChecksumMismatch), "%s: %v", format, err)
+	}
+}
+
+func TestVersionsAreOrderedAsTheirToolDoes(t *testing.T) {
+	t.Parallel()
+	for _, names := range [][]string{
+		{"01_a.up.sql", "2_b.up.sql", "099_c.up.sql", "100_d.up.sql", "1000_e.up.sql", "20261101000000_f.up.sql"},
+		{"V1__a.sql", "V1_1__b.sql", "V1.2__c.sql", "V1_10__d.sql", "V2__e.sql", "V10__f.sql"},
+	} {
+		tree := fstest.MapFS{}
+		for _, name := range names {
+			tree[name] = &fstest.MapFile{Data: []byte("SELECT 1;")}
+		}
+		s, err := migrate.Load(tree, "core")
+		require.NoError(t, err)
+		got := ""
+		for _, f := range s.Files() {
+			got += f.Description
+		}
+		require.Equal(t, "abcdef", got)
+	}
+	_, err := migrate.Load(fstest.MapFS{"R__a.sql": {Data: []byte("SELECT 1;")}}, "core")
+	require.True(t, fault.HasReason(err, fault.MigrationInvalid), "%v", err)
+	require.ErrorContains(t, err, "repeatable")
 }
 
 func TestNumbersAreOrderedAsNumbersAndKeepTheirVersion(t *testing.T) {
@@ -178,18 +247,28 @@ func TestFilesThatCannotBeReadAreNamed(t *testing.T) {
 	}
 }
 
+func TestNoFileOfADirectoryIsLost(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{"-- +goose Up\nSELECT 1;": "goose Up", "-- migrate:up\nSELECT 1;": "migrate:up"} {
+		_, err := migrate.Load(fstest.MapFS{"00001_a.sql": {Data: []byte(text)}, "00002_b.sql": {Data: []byte("CREATE TABLE lost (id int);")}}, "core")
+		require.True(t, fault.HasReason(err, fault.MigrationInvalid), "%v", err)
+		require.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, "00002_b.sql")
+	}
+}
+
 func TestATreeIsCoreAndPluginsAndSeed(t *testing.T) {
 	t.Parallel()
 	tree := fstest.MapFS{
-		"core/0001_a.up.sql":       {Data: []byte("SELECT 1;")},
-		"plugins/p/0001_b.up.sql":  {Data: []byte("SELECT 2;")},
-		"plugins/README.md":        {Data: []byte("not a set")},
-		"seed.sql":                 {Data: []byte("SELECT @company_id")},
-		"core/not-a-migration.txt": {Data: []byte("x")},
+		"core/00000001_a.up.sql":      {Data: []byte("SELECT 1;")},
+		"plugins/p/00000001_b.up.sql": {Data: []byte("SELECT 2;")},
+		"plugins/README.md":           {Data: []byte("not a set")},
+		"seed.sql":                    {Data: []byte("SELECT @company_id")},
+		"core/not-a-migration.txt":    {Data: []byte("x")},
 	}
 	got, err := migrate.LoadTree(tree)
 	require.NoError(t, err)
-	require.Equal(t, "0001", got.Core.Latest())
+	require.Equal(t, "00000001", got.Core.Latest())
 	require.Equal(t, "plugins/p", got.Plugins["p"].Name())
 	require.Equal(t, "SELECT @company_id", got.Seed)
 	hash := got.Hash()

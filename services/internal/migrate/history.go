@@ -52,6 +52,8 @@ type revision struct {
 	hash           string
 	partial        []string
 	executed       time.Time
+	failure        string
+	statement      string // that failed
 }
 
 func (h *history) table() string { return pg.Quote(h.schema) + "." + pg.Quote(revisionsTable) }
@@ -59,13 +61,13 @@ func (h *history) table() string { return pg.Quote(h.schema) + "." + pg.Quote(re
 // read reads the table; one that is missing is an empty history.
 func (h *history) read(ctx context.Context, conn *pgx.Conn) error {
 	h.exists, h.revisions = true, nil
-	rows, err := conn.Query(ctx, "SELECT version, type, applied, total, hash, coalesce(partial_hashes, '[]'), executed_at FROM "+
-		h.table()+" WHERE version <> $1", pgx.QueryExecModeExec, cloudRow)
+	rows, err := conn.Query(ctx, `SELECT version, type, applied, total, hash, coalesce(partial_hashes, '[]'), executed_at,
+		coalesce(error, ''), coalesce(error_stmt, '') FROM `+h.table()+" WHERE version <> $1", pgx.QueryExecModeExec, cloudRow)
 	if err == nil {
 		h.revisions, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (revision, error) {
 			var r revision
 			var partial []byte
-			if err := row.Scan(&r.version, &r.kind, &r.applied, &r.total, &r.hash, &partial, &r.executed); err != nil {
+			if err := row.Scan(&r.version, &r.kind, &r.applied, &r.total, &r.hash, &partial, &r.executed, &r.failure, &r.statement); err != nil {
 				return r, err
 			}
 			return r, json.Unmarshal(partial, &r.partial)
@@ -200,29 +202,38 @@ func (h *history) partial(f File) int {
 	return 0
 }
 
+// interrupted tells whether a statement of a file was begun, and nobody knows how it ended.
+func (h *history) interrupted(f File, statement string) bool {
+	return slices.ContainsFunc(h.revisions, func(r revision) bool {
+		return r.version == f.Version && r.failure == interrupted && r.statement == statement
+	})
+}
+
+// progress is how far a file was applied.
+type progress struct {
+	applied            int // statements
+	took               time.Duration
+	failure, statement string // why it stopped, and at what
+}
+
 // record is the statement that writes a file's revision, with the values spliced in so that it can travel with the
 // file's own statements. All of them are ours or quoted.
-func (h *history) record(f File, applied int, took time.Duration, failure error, failed string) string {
-	partial := "NULL"
-	if applied < len(f.statements) {
-		sums, _ := json.Marshal(f.sums[:applied]) // Texts always marshal.
+func (h *history) record(f File, p progress) string {
+	partial, failure, statement := "NULL", "NULL", "NULL"
+	if p.applied < len(f.statements) {
+		sums, _ := json.Marshal(f.sums[:p.applied]) // Texts always marshal.
 		partial = literal(string(sums))
 	}
-	message := "NULL"
-	if failure != nil {
-		message = literal(failure.Error())
-	}
-	statement := "NULL"
-	if failed != "" {
-		statement = literal(failed)
+	if p.failure != "" {
+		failure, statement = literal(p.failure), literal(p.statement)
 	}
 	return fmt.Sprintf(`INSERT INTO %s (version, description, type, applied, total, executed_at, execution_time, error, error_stmt,
 		hash, partial_hashes, operator_version) VALUES (%s, %s, %d, %d, %d, clock_timestamp(), %d, %s, %s, %s, %s, %s)
 		ON CONFLICT (version) DO UPDATE SET applied = excluded.applied, total = excluded.total, execution_time = excluded.execution_time,
 		error = excluded.error, error_stmt = excluded.error_stmt, hash = excluded.hash, partial_hashes = excluded.partial_hashes,
 		operator_version = excluded.operator_version`,
-		h.table(), literal(f.Version), literal(f.Description), migrate.RevisionTypeExecute, applied, len(f.statements), took.Nanoseconds(),
-		message, statement, literal(f.hash), partial, literal(operator))
+		h.table(), literal(f.Version), literal(f.Description), migrate.RevisionTypeExecute, p.applied, len(f.statements), p.took.Nanoseconds(),
+		failure, statement, literal(f.hash), partial, literal(operator))
 }
 
 // literal quotes a text; E” means the same whatever standard_conforming_strings says.

@@ -63,8 +63,8 @@ func loadSub(fsys fs.FS, name string) (*Set, error) {
 }
 
 // Load reads a migration directory in Atlas's format or in that of golang-migrate, goose, dbmate, Flyway or Liquibase,
-// which it knows by names and first lines, and turns the latter into Atlas's. An Atlas directory must agree with its
-// atlas.sum, as Parse says; tools with other formats have none.
+// which it knows by names and annotations, and turns the latter into Atlas's. An Atlas directory must agree with its
+// atlas.sum, as Parse says; those of other tools may have one, and must agree with it then.
 func Load(fsys fs.FS, name string) (*Set, error) {
 	entries, err := fs.ReadDir(fsys, ".")
 	if err != nil {
@@ -79,32 +79,57 @@ func Load(fsys fs.FS, name string) (*Set, error) {
 			return nil, fmt.Errorf("migrate: set %s: %w", name, err)
 		}
 	}
-	convert := formatOf(content)
-	if convert == nil {
+	format := formatOf(content)
+	if format == nil {
 		return Parse(name, content)
 	}
-	return convertSet(name, fsys, content, convert)
+	if sum, ok := content[SumFile]; ok {
+		if err := format.verify(fsys, content, sum); err != nil {
+			return nil, checksumFault(name, err)
+		}
+		delete(content, SumFile)
+	}
+	return convertSet(name, fsys, content, format.read)
 }
 
-// formatOf tells how to read a directory's files; nil for Atlas's own format.
-func formatOf(content map[string][]byte) reader {
-	for file, data := range content {
-		switch text := string(data); {
-		case file == SumFile:
-			return nil // Whatever it looks like, Atlas wrote its hashes.
-		case strings.HasSuffix(file, ".up.sql"):
-			return readGolangMigrate
-		case goosePragma.MatchString(text):
-			return readGoose
-		case dbmatePragma.MatchString(text):
-			return readDBMate
-		case liquibasePragma.MatchString(text):
-			return readLiquibase
-		case flywayName.MatchString(file):
-			return readFlyway
+// formatOf tells whose format a directory has; nil for Atlas's own. What is written in the files says more than their
+// names, and both more than an atlas.sum: `atlas migrate hash` writes one for any format.
+func formatOf(content map[string][]byte) *format {
+	for _, f := range formats {
+		for file, data := range content {
+			if file != SumFile && f.is(file, string(data)) {
+				return &f
+			}
 		}
 	}
 	return nil
+}
+
+// verify compares a foreign directory with the sum that Atlas made of it: of all files, or, as its newer versions do, of
+// those that are applied.
+func (f *format) verify(fsys fs.FS, content map[string][]byte, text []byte) error {
+	var want migrate.HashFile
+	if err := want.UnmarshalText(text); err != nil {
+		return err
+	}
+	dir := &migrate.MemDir{}
+	defer func() { _ = dir.Close() }() // It holds nothing but memory.
+	for file, data := range content {
+		if file == SumFile {
+			continue
+		}
+		if err := dir.WriteFile(file, data); err != nil {
+			return err
+		}
+	}
+	got, err := dir.Checksum()
+	if err == nil && got.Sum() != want.Sum() && f.checksum != nil {
+		got, err = f.checksum(fsys)
+	}
+	if err == nil && got.Sum() != want.Sum() {
+		err = migrate.ErrChecksumMismatch
+	}
+	return err
 }
 
 // convertSet turns a foreign directory into Atlas's form, with an atlas.sum, and parses that.
@@ -142,7 +167,7 @@ func convertSet(name string, fsys fs.FS, content map[string][]byte, read reader)
 // foreign is one migration of a foreign format.
 type foreign struct {
 	version, description string
-	statements           []string
+	statements           []statement
 	noTx                 bool
 }
 
@@ -153,8 +178,8 @@ const delimiter = "-- end of statement"
 // itself. alone are those that PostgreSQL runs in no transaction; the other tools run files that hold only such
 // statements without one, or are told to by a directive of their own.
 var (
-	own   = regexp.MustCompile(`(?i)^\s*(BEGIN|START\s+TRANSACTION|COMMIT|END)(\s+(WORK|TRANSACTION))?\s*;?\s*$`)
-	alone = regexp.MustCompile(`(?is)^\s*((CREATE|DROP)\s+(UNIQUE\s+)?INDEX\s+CONCURRENTLY|REINDEX\b.*\bCONCURRENTLY|VACUUM)\b`)
+	own   = regexp.MustCompile(`(?i)^(BEGIN|START TRANSACTION|COMMIT|END)( WORK| TRANSACTION)?( ;)?$`)
+	alone = regexp.MustCompile(`(?i)^((CREATE|DROP) (UNIQUE )?INDEX CONCURRENTLY|REINDEX\b.*\bCONCURRENTLY|VACUUM|ALTER SYSTEM|(CREATE|DROP) DATABASE)\b`)
 	// noTxDirective is Atlas's own, wherever in a foreign file it stands.
 	noTxDirective = regexp.MustCompile(`(?m)^--\s*atlas:txmode\s+none\s*$`)
 )
@@ -164,15 +189,16 @@ func (f foreign) atlas() []byte {
 	var b strings.Builder
 	noTx := f.noTx
 	for _, s := range f.statements {
-		noTx = noTx || alone.MatchString(s)
+		noTx = noTx || alone.MatchString(s.tokens)
 	}
+	b.WriteString("-- atlas:delimiter " + delimiter + "\n") // Atlas looks for it in the first line only.
 	if noTx {
 		b.WriteString("-- atlas:txmode none\n")
 	}
-	b.WriteString("-- atlas:delimiter " + delimiter + "\n\n")
+	b.WriteString("\n")
 	for _, s := range f.statements {
-		if !own.MatchString(s) {
-			b.WriteString(strings.TrimSpace(s) + "\n" + delimiter + "\n")
+		if noTx || !own.MatchString(s.tokens) {
+			b.WriteString(strings.TrimSpace(s.text) + "\n" + delimiter + "\n")
 		}
 	}
 	return []byte(b.String())

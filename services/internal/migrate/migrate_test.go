@@ -76,29 +76,29 @@ func TestASetIsAppliedOnceAndTheCLISaysOK(t *testing.T) {
 	for range 2 {
 		got, err := migrate.Status(t.Context(), conn, s, "")
 		require.NoError(t, err)
-		require.Equal(t, "0003", got.To)
+		require.Equal(t, "00000003", got.To)
 		require.Empty(t, got.From)
 		require.Len(t, got.Pending, 3)
 	}
-	got, err := migrate.Apply(t.Context(), conn, s, migrate.Options{ToVersion: "0002"})
+	got, err := migrate.Apply(t.Context(), conn, s, migrate.Options{ToVersion: "00000002"})
 	require.NoError(t, err)
-	require.Equal(t, "0002", got.To)
+	require.Equal(t, "00000002", got.To)
 	require.Len(t, got.Applied, 2)
 	require.Len(t, got.Pending, 1)
-	requireStatus(t, dsn, s, "", atlascli.Status{Current: "0002", Pending: 1})
+	requireStatus(t, dsn, s, "", atlascli.Status{Current: "00000002", Pending: 1})
 	got, err = migrate.Apply(t.Context(), conn, s, migrate.Options{})
 	require.NoError(t, err)
-	require.Equal(t, "0002", got.From)
-	require.Equal(t, "0003", got.To)
+	require.Equal(t, "00000002", got.From)
+	require.Equal(t, "00000003", got.To)
 	require.Positive(t, got.Applied[0].Duration)
-	requireStatus(t, dsn, s, "", atlascli.Status{OK: true, Current: "0003"})
+	requireStatus(t, dsn, s, "", atlascli.Status{OK: true, Current: "00000003"})
 	got, err = migrate.Apply(t.Context(), conn, s, migrate.Options{})
 	require.NoError(t, err)
 	require.Empty(t, got.Applied)
-	require.Equal(t, "0003", got.From)
+	require.Equal(t, "00000003", got.From)
 	require.Equal(t, []string{"0"}, texts(t, conn, "SELECT count(*)::text FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"))
 	require.Equal(t, []string{"0"}, texts(t, conn, "SHOW lock_timeout"))
-	_, err = migrate.Apply(t.Context(), conn, s, migrate.Options{ToVersion: "0009"})
+	_, err = migrate.Apply(t.Context(), conn, s, migrate.Options{ToVersion: "00000009"})
 	require.True(t, fault.HasReason(err, fault.VersionNotFound), "%v", err)
 }
 
@@ -122,7 +122,7 @@ func TestTheCLIGoesOnWhereTheEngineStoppedAndTheOtherWayRound(t *testing.T) {
 	got, err := migrate.Apply(t.Context(), conn, two, migrate.Options{})
 	require.NoError(t, err)
 	require.Len(t, got.Applied, 1)
-	require.Equal(t, "0001", got.From)
+	require.Equal(t, "00000001", got.From)
 	apply(three)
 	got, err = migrate.Apply(t.Context(), conn, three, migrate.Options{})
 	require.NoError(t, err)
@@ -142,8 +142,8 @@ func TestSetsWithASchemaOfTheirOwnForRevisionsDoNotMeet(t *testing.T) {
 	got, err := migrate.Apply(t.Context(), conn, plugin, migrate.Options{RevisionsSchema: schema})
 	require.NoError(t, err)
 	require.Len(t, got.Applied, 1)
-	requireStatus(t, dsn, core, "", atlascli.Status{OK: true, Current: "0001"})
-	requireStatus(t, dsn, plugin, schema, atlascli.Status{OK: true, Current: "0001"})
+	requireStatus(t, dsn, core, "", atlascli.Status{OK: true, Current: "00000001"})
+	requireStatus(t, dsn, plugin, schema, atlascli.Status{OK: true, Current: "00000001"})
 }
 
 func TestAFailingStatementLeavesTheLastWholeFileAndIsNamed(t *testing.T) {
@@ -164,15 +164,15 @@ func TestAFailingStatementLeavesTheLastWholeFileAndIsNamed(t *testing.T) {
 			require.True(t, fault.HasReason(err, fault.MigrationFailed), "%v", err)
 			f := fault.From(err)
 			require.Equal(t, "core", f.Metadata["set"])
-			require.Equal(t, "0002_file.sql", f.Metadata["file"])
+			require.Equal(t, "00000002_file.sql", f.Metadata["file"])
 			require.Equal(t, c.bad, strings.TrimSuffix(f.Metadata["statement"], ";"))
 			require.Equal(t, c.sqlstate, f.Metadata["sqlstate"])
 			require.Equal(t, c.position, f.Metadata["position"])
-			require.Equal(t, "0001", got.To)
+			require.Equal(t, "00000001", got.To)
 			require.Len(t, got.Applied, 1)
 			require.Len(t, got.Pending, 2)
 			require.Equal(t, []string{"a"}, texts(t, conn, "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'"))
-			requireStatus(t, dsn, s, "", atlascli.Status{Current: "0001", Pending: 2})
+			requireStatus(t, dsn, s, "", atlascli.Status{Current: "00000001", Pending: 2})
 		})
 	}
 }
@@ -191,25 +191,25 @@ func TestHistoryThatTheSetDoesNotHaveIsRefusedBeforeAnythingIsApplied(t *testing
 		require.NoError(t, err)
 		return s
 	}
-	released := tree("0001=CREATE TABLE a (id int);", "0003=CREATE TABLE c (id int);")
+	released := tree("00000001=CREATE TABLE a (id int);", "00000003=CREATE TABLE c (id int);")
 	_, err := migrate.Apply(t.Context(), conn, released, migrate.Options{})
 	require.NoError(t, err)
 	for reason, s := range map[string]*migrate.Set{
-		fault.ChecksumMismatch: tree("0001=CREATE TABLE a (id bigint);", "0003=CREATE TABLE c (id int);", "0004=CREATE TABLE d ();"),
-		fault.HistoryNotLinear: tree("0001=CREATE TABLE a (id int);", "0002=CREATE TABLE b ();", "0003=CREATE TABLE c (id int);", "0004=CREATE TABLE d ();"),
+		fault.ChecksumMismatch: tree("00000001=CREATE TABLE a (id bigint);", "00000003=CREATE TABLE c (id int);", "00000004=CREATE TABLE d ();"),
+		fault.HistoryNotLinear: tree("00000001=CREATE TABLE a (id int);", "00000002=CREATE TABLE b ();", "00000003=CREATE TABLE c (id int);", "00000004=CREATE TABLE d ();"),
 	} {
 		_, err := migrate.Apply(t.Context(), conn, s, migrate.Options{})
 		require.True(t, fault.HasReason(err, reason), "%v", err)
 		require.NotEmpty(t, fault.From(err).Metadata["file"])
 		require.NotEmpty(t, migrate.FirstChange(released, s))
 	}
-	_, err = migrate.Apply(t.Context(), conn, tree("0003=CREATE TABLE c (id int);", "0004=CREATE TABLE d ();"), migrate.Options{})
+	_, err = migrate.Apply(t.Context(), conn, tree("00000003=CREATE TABLE c (id int);", "00000004=CREATE TABLE d ();"), migrate.Options{})
 	require.True(t, fault.HasReason(err, fault.HistoryNotLinear), "%v", err)
 	require.Equal(t, []string{"a", "c"}, texts(t, conn, "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"))
 
-	older := tree("0001=CREATE TABLE a (id int);")
+	older := tree("00000001=CREATE TABLE a (id int);")
 	require.Empty(t, migrate.FirstChange(older, released))
 	got, err := migrate.Apply(t.Context(), conn, older, migrate.Options{})
 	require.NoError(t, err, "a database that is ahead of the set is left alone")
-	require.Equal(t, "0003", got.To)
+	require.Equal(t, "00000003", got.To)
 }

@@ -26,7 +26,7 @@ func TestAFileWithoutATransactionGoesOnBehindTheLastStatement(t *testing.T) {
 	require.True(t, fault.HasReason(err, fault.MigrationFailed), "%v", err)
 	require.Equal(t, "23505", fault.From(err).Metadata["sqlstate"])
 	require.Equal(t, []string{"1/3 true"}, texts(t, conn,
-		"SELECT applied || '/' || total || ' ' || (error IS NOT NULL AND error_stmt LIKE 'CREATE%')::text FROM atlas_schema_revisions.atlas_schema_revisions WHERE version = '0002'"))
+		"SELECT applied || '/' || total || ' ' || (error IS NOT NULL AND error_stmt LIKE 'CREATE%')::text FROM atlas_schema_revisions.atlas_schema_revisions WHERE version = '00000002'"))
 
 	exec(t, conn, "DROP INDEX i")
 	exec(t, conn, "DELETE FROM a WHERE id = 1")
@@ -34,7 +34,7 @@ func TestAFileWithoutATransactionGoesOnBehindTheLastStatement(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, got.Applied, 1)
 	require.Equal(t, []string{"7", "8"}, texts(t, conn, "SELECT id::text FROM a ORDER BY 1"), "the first statement was not run again")
-	requireStatus(t, dsn, s, "", atlascli.Status{OK: true, Current: "0002"})
+	requireStatus(t, dsn, s, "", atlascli.Status{OK: true, Current: "00000002"})
 }
 
 func TestTheCLIFinishesAFileThatTheEngineAppliedInPart(t *testing.T) {
@@ -93,7 +93,7 @@ func TestALockThatIsHeldIsWaitedForThenReported(t *testing.T) {
 	require.True(t, fault.HasReason(err, fault.LockTimeout), "%v", err)
 	require.Equal(t, "55P03", fault.From(err).Metadata["sqlstate"])
 	require.Equal(t, "ALTER TABLE a ADD x int;", fault.From(err).Metadata["statement"])
-	require.Equal(t, "0001", got.To)
+	require.Equal(t, "00000001", got.To)
 
 	var release sync.WaitGroup
 	release.Go(func() {
@@ -121,8 +121,10 @@ func TestAMigrationThatIsCutOffLeavesAWholeFileAndNoLock(t *testing.T) {
 	exec(t, other, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
 	require.Error(t, <-done)
 	require.Equal(t, []string{"a"}, texts(t, other, "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'"))
-	require.Empty(t, texts(t, other, "SELECT locktype FROM pg_locks WHERE locktype = 'advisory'"))
-	requireStatus(t, dsn, s, "", atlascli.Status{Current: "0001", Pending: 1})
+	require.Eventually(t, func() bool {
+		return len(texts(t, other, "SELECT locktype FROM pg_locks WHERE locktype = 'advisory'")) == 0
+	}, time.Minute, 10*time.Millisecond)
+	requireStatus(t, dsn, s, "", atlascli.Status{Current: "00000001", Pending: 1})
 
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
@@ -131,6 +133,94 @@ func TestAMigrationThatIsCutOffLeavesAWholeFileAndNoLock(t *testing.T) {
 	_, err = migrate.Apply(t.Context(), connect(t, dsn), s, migrate.Options{StatementTimeout: 50 * time.Millisecond})
 	require.True(t, fault.HasReason(err, fault.MigrationFailed), "%v", err)
 	require.Equal(t, "57014", fault.From(err).Metadata["sqlstate"])
+}
+
+func TestAnIndexThatCouldNotBeBuiltIsBuiltByTheNextTry(t *testing.T) {
+	t.Parallel()
+	for _, sql := range []string{"CREATE INDEX CONCURRENTLY i ON a (id);", `CREATE INDEX CONCURRENTLY IF NOT EXISTS "i" ON "public" . a (id);`, "CREATE INDEX CONCURRENTLY ON a (id);"} {
+		t.Run(sql, func(t *testing.T) {
+			t.Parallel()
+			dsn := pgtest.Database(t)
+			conn, other := connect(t, dsn), connect(t, dsn)
+			exec(t, conn, "CREATE TABLE a (id int)")
+			tx, err := other.Begin(t.Context())
+			require.NoError(t, err)
+			_, err = tx.Exec(t.Context(), "INSERT INTO a VALUES (1)")
+			require.NoError(t, err)
+			s := set(t, "-- atlas:txmode none\n\n"+sql)
+			_, err = migrate.Apply(t.Context(), conn, s, migrate.Options{LockTimeout: 20 * time.Millisecond})
+			require.True(t, fault.HasReason(err, fault.LockTimeout), "%v", err)
+			require.NoError(t, tx.Rollback(t.Context()))
+			_, err = migrate.Apply(t.Context(), conn, s, migrate.Options{})
+			require.NoError(t, err)
+			require.Equal(t, []string{"true"}, texts(t, conn, "SELECT indisvalid::text FROM pg_index WHERE indrelid = 'a'::regclass"))
+			requireStatus(t, dsn, s, "", atlascli.Status{OK: true, Current: "00000001"})
+		})
+	}
+}
+
+// The process that builds an index dies, the server goes on, and nobody is left to record it.
+func TestAnIndexThatWasBuiltWithoutARecordIsNotBuiltTwice(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.Database(t)
+	conn := connect(t, dsn)
+	exec(t, conn, "CREATE TABLE a (id int)")
+	s := set(t, "-- atlas:txmode none\n\nCREATE INDEX CONCURRENTLY i ON a (id);\nINSERT INTO a VALUES (1);")
+	_, err := migrate.Apply(t.Context(), conn, s, migrate.Options{})
+	require.NoError(t, err)
+	exec(t, conn, `UPDATE atlas_schema_revisions.atlas_schema_revisions SET applied = 0, partial_hashes = '[]',
+		error = 'Tenantry: this was begun, and has not ended yet', error_stmt = 'CREATE INDEX CONCURRENTLY i ON a (id);'`)
+	_, err = migrate.Apply(t.Context(), conn, s, migrate.Options{})
+	require.NoError(t, err)
+	require.Equal(t, []string{"2"}, texts(t, conn, "SELECT count(*)::text FROM a"))
+
+	// One that the file did not begin is another's.
+	exec(t, conn, "UPDATE atlas_schema_revisions.atlas_schema_revisions SET applied = 0, partial_hashes = '[]', error = NULL, error_stmt = NULL")
+	_, err = migrate.Apply(t.Context(), conn, s, migrate.Options{})
+	require.Equal(t, "42P07", fault.From(err).Metadata["sqlstate"], "%v", err)
+}
+
+func TestAFileMayBeginTransactionsOfItsOwn(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.Database(t)
+	conn, other := connect(t, dsn), connect(t, dsn)
+	exec(t, conn, "CREATE TABLE a (id int)")
+	tx, err := other.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), "LOCK TABLE a")
+	require.NoError(t, err)
+	s := set(t, "-- atlas:txmode none\n\nCREATE TABLE b (id int);\nBEGIN;\nCREATE TABLE c (id int);\nALTER TABLE a ADD x int;\nCOMMIT;\n")
+	_, err = migrate.Apply(t.Context(), conn, s, migrate.Options{LockTimeout: 20 * time.Millisecond})
+	require.True(t, fault.HasReason(err, fault.LockTimeout), "%v", err)
+	require.Equal(t, []string{"1/5"}, texts(t, conn, "SELECT applied || '/' || total FROM atlas_schema_revisions.atlas_schema_revisions"),
+		"its transaction was rolled back with its record")
+	require.NoError(t, tx.Rollback(t.Context()))
+	_, err = migrate.Apply(t.Context(), conn, s, migrate.Options{})
+	require.NoError(t, err)
+	requireStatus(t, dsn, s, "", atlascli.Status{OK: true, Current: "00000001"})
+
+	conn = connect(t, pgtest.Database(t))
+	_, err = migrate.Apply(t.Context(), conn, set(t, "-- atlas:txmode none\n\nBEGIN; CREATE TABLE c (id int);"), migrate.Options{})
+	require.True(t, fault.HasReason(err, fault.MigrationFailed), "%v", err)
+	require.ErrorContains(t, err, "COMMIT")
+	require.Empty(t, texts(t, conn, "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'"))
+}
+
+func TestWhatAFileSetsForItsSessionEndsWithIt(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"", "-- atlas:txmode none\n\n"} {
+		conn := connect(t, pgtest.Database(t))
+		first := mode + "SELECT pg_catalog.set_config('search_path', '', false);\nSET lock_timeout = 1;"
+		if mode == "" {
+			first += "\nSET SESSION AUTHORIZATION pg_monitor;"
+		}
+		_, err := migrate.Apply(t.Context(), conn, set(t, first, mode+"CREATE TABLE a (id int);"), migrate.Options{})
+		require.NoError(t, err)
+		_, err = migrate.Apply(t.Context(), conn, set(t, mode+"CREATE TABLE p (id int);", first), migrate.Options{RevisionsSchema: "atlas_plugin_x"})
+		require.NoError(t, err)
+		require.Equal(t, []string{`"$user", public 0 true`}, texts(t, conn,
+			"SELECT current_setting('search_path') || ' ' || current_setting('lock_timeout') || ' ' || (session_user = (SELECT usename FROM pg_stat_activity WHERE pid = pg_backend_pid()))::text"))
+	}
 }
 
 func TestTheConnectionIsInNoTransactionAfterAFailure(t *testing.T) {

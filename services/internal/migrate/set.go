@@ -39,6 +39,7 @@ type File struct {
 	hash       string // of this file and all before it, as in atlas.sum
 	statements []string
 	sums       []string // partial hashes: of the statements up to each one
+	builds     map[int]index
 	noTx       bool
 	checkpoint bool
 }
@@ -110,12 +111,8 @@ func FirstChange(older, newer *Set) string {
 	return ""
 }
 
-// scanner splits files into statements as the CLI does for PostgreSQL.
-func scanner() *migrate.Scanner {
-	return &migrate.Scanner{ScannerOptions: migrate.ScannerOptions{
-		MatchBegin: true, MatchBeginAtomic: true, MatchDollarQuote: true, EscapedStringExt: true,
-	}}
-}
+// index is one that a statement builds while its table is in use.
+type index struct{ name, table string }
 
 // Parse makes a set of an Atlas directory's files, which must agree with the atlas.sum among them: FAILED_PRECONDITION
 // `CHECKSUM_MISMATCH` otherwise, and INVALID_ARGUMENT `MIGRATION_INVALID` for a file that cannot be read as migrations.
@@ -178,17 +175,46 @@ func parseFile(f migrate.File, sums migrate.HashFile) (File, error) {
 	if c, ok := f.(migrate.CheckpointFile); ok {
 		out.checkpoint = c.IsCheckpoint()
 	}
-	statements, err := scanner().Scan(string(f.Bytes()))
+	statements, err := split(delimited(string(f.Bytes())))
 	if err != nil {
 		return File{}, err
 	}
 	h := sha256.New()
-	for _, stmt := range statements {
-		out.statements = append(out.statements, stmt.Text)
-		h.Write([]byte(stmt.Text))
+	for i, stmt := range statements {
+		switch {
+		case fromClient.MatchString(stmt.tokens):
+			return File{}, fmt.Errorf("got %q, which has no client to exchange rows with: use INSERT", shorten(stmt.text))
+		case !out.noTx && control.MatchString(stmt.tokens):
+			return File{}, fmt.Errorf("got %q in a file that is one transaction: leave it out, or begin the file with -- atlas:txmode none", shorten(stmt.text))
+		}
+		if m := building.FindStringSubmatch(stmt.tokens); m != nil {
+			if out.builds == nil {
+				out.builds = map[int]index{}
+			}
+			out.builds[i] = index{m[1], strings.ReplaceAll(m[2], " ", "")}
+		}
+		out.statements = append(out.statements, stmt.text)
+		h.Write([]byte(stmt.text))
 		out.sums = append(out.sums, "h1:"+base64.StdEncoding.EncodeToString(h.Sum(nil)))
 	}
 	return out, nil
+}
+
+// delimited returns a file's text and its delimiter, which Atlas takes from the first line only.
+func delimited(text string) (sql, delimiter string) {
+	line, rest, _ := strings.Cut(text, "\n")
+	delimiter, ok := strings.CutPrefix(strings.TrimRight(line, "\r"), "-- atlas:delimiter ")
+	if !ok {
+		return text, ""
+	}
+	return rest, strings.NewReplacer(`\n`, "\n", `\r`, "\r", `\t`, "\t").Replace(strings.TrimLeft(delimiter, " "))
+}
+
+func shorten(text string) string {
+	if r := []rune(text); len(r) > 80 {
+		return string(r[:80]) + "…"
+	}
+	return text
 }
 
 // checksumFault tells in which file a directory and its atlas.sum differ.

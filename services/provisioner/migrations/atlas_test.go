@@ -5,39 +5,22 @@ import (
 	"os"
 	"os/exec"
 	"path"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tenantry/tenantry/services/internal/atlascli"
 	"github.com/tenantry/tenantry/services/internal/pgtest"
 	"github.com/tenantry/tenantry/services/provisioner/migrations"
 )
 
-// binary finds the Atlas CLI where everything of ours looks for it.
-func binary(t *testing.T) string {
-	t.Helper()
-	if path := os.Getenv("TENANTRY_ATLAS_BIN"); path != "" {
-		return path
-	}
-	dir, err := os.Getwd()
-	require.NoError(t, err)
-	for {
-		path := filepath.Join(dir, "bin", "atlas")
-		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
-			return path
-		}
-		parent := filepath.Dir(dir)
-		require.NotEqual(t, dir, parent, "no bin/atlas in any parent directory: make builds it")
-		dir = parent
-	}
-}
-
 // atlas runs the CLI, and returns what it printed.
 func atlas(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), binary(t), args...)
+	binary, err := atlascli.Find()
+	require.NoError(t, err)
+	cmd := exec.CommandContext(t.Context(), binary, args...)
 	cmd.Env = append(os.Environ(), "ATLAS_NO_UPDATE_NOTIFIER=true")
 	out, err := cmd.CombinedOutput()
 	return string(out), err

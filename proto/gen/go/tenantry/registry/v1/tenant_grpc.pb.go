@@ -47,8 +47,9 @@ type TenantServiceClient interface {
 	// ActivateTenant opens a PROVISIONING company: its route appears on every gateway and its owner can log in.
 	// Repeatable: activating an active company answers the same. NOT_FOUND `COMPANY_NOT_FOUND`.
 	ActivateTenant(ctx context.Context, in *ActivateTenantRequest, opts ...grpc.CallOption) (*ActivateTenantResponse, error)
-	// FailTenant gives a PROVISIONING company up; its slug and its owner's e-mail are free again. Call it when nothing of
-	// its database is left. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`.
+	// FailTenant gives a PROVISIONING company up; its slug and its owner's e-mail are free again. Call it before its
+	// database is dropped, so that nobody activates a company whose database is going. Repeatable. NOT_FOUND
+	// `COMPANY_NOT_FOUND`.
 	FailTenant(ctx context.Context, in *FailTenantRequest, opts ...grpc.CallOption) (*FailTenantResponse, error)
 	// RecordSchemaVersion tells the registry, and by its route stream the gateways, what version a tenant database is at.
 	// Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`.
@@ -166,8 +167,9 @@ type TenantServiceServer interface {
 	// ActivateTenant opens a PROVISIONING company: its route appears on every gateway and its owner can log in.
 	// Repeatable: activating an active company answers the same. NOT_FOUND `COMPANY_NOT_FOUND`.
 	ActivateTenant(context.Context, *ActivateTenantRequest) (*ActivateTenantResponse, error)
-	// FailTenant gives a PROVISIONING company up; its slug and its owner's e-mail are free again. Call it when nothing of
-	// its database is left. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`.
+	// FailTenant gives a PROVISIONING company up; its slug and its owner's e-mail are free again. Call it before its
+	// database is dropped, so that nobody activates a company whose database is going. Repeatable. NOT_FOUND
+	// `COMPANY_NOT_FOUND`.
 	FailTenant(context.Context, *FailTenantRequest) (*FailTenantResponse, error)
 	// RecordSchemaVersion tells the registry, and by its route stream the gateways, what version a tenant database is at.
 	// Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`.
