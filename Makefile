@@ -56,7 +56,9 @@ tidied: ## Fail when go.mod or go.sum of a module is not what its code needs
 
 .PHONY: breaking
 breaking: $(BIN)/buf .build/protovalidate ## Fail when the contract breaks callers of the last commit on main
-	$(BIN)/buf breaking --against '.git#branch=main'
+	rm -rf .build/main && mkdir -p .build/main && git archive main proto examples buf.yaml | tar -x -C .build/main
+	mkdir .build/main/.build && cp -r .build/protovalidate .build/main/.build/
+	$(BIN)/buf breaking --against .build/main
 
 .PHONY: format
 format: $(BIN)/golangci-lint ## Fail when code is not formatted

@@ -1071,7 +1071,11 @@ type CheckDriftResponse struct {
 	// Whether the schema differs from its migrations.
 	Drifted bool `protobuf:"varint,1,opt,name=drifted,proto3" json:"drifted,omitempty"`
 	// SQL that would mend it, a statement each.
-	MendingSql    []string `protobuf:"bytes,2,rep,name=mending_sql,json=mendingSql,proto3" json:"mending_sql,omitempty"`
+	MendingSql []string `protobuf:"bytes,2,rep,name=mending_sql,json=mendingSql,proto3" json:"mending_sql,omitempty"`
+	// The company's id.
+	CompanyId string `protobuf:"bytes,3,opt,name=company_id,json=companyId,proto3" json:"company_id,omitempty"`
+	// Version of the core set that it was compared with.
+	SchemaVersion string `protobuf:"bytes,4,opt,name=schema_version,json=schemaVersion,proto3" json:"schema_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1118,6 +1122,20 @@ func (x *CheckDriftResponse) GetMendingSql() []string {
 		return x.MendingSql
 	}
 	return nil
+}
+
+func (x *CheckDriftResponse) GetCompanyId() string {
+	if x != nil {
+		return x.CompanyId
+	}
+	return ""
+}
+
+func (x *CheckDriftResponse) GetSchemaVersion() string {
+	if x != nil {
+		return x.SchemaVersion
+	}
+	return ""
 }
 
 // InstallPluginRequest names a company and a plugin.
@@ -1329,7 +1347,7 @@ type DeleteTenantRequest struct {
 	Company string `protobuf:"bytes,1,opt,name=company,proto3" json:"company,omitempty"`
 	// The company's slug, typed again.
 	ConfirmSlug string `protobuf:"bytes,2,opt,name=confirm_slug,json=confirmSlug,proto3" json:"confirm_slug,omitempty"`
-	// How long it can be restored; absent means 30 days.
+	// How long it can be opened again; absent means 30 days.
 	Retention     *durationpb.Duration `protobuf:"bytes,3,opt,name=retention,proto3" json:"retention,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1389,7 +1407,7 @@ func (x *DeleteTenantRequest) GetRetention() *durationpb.Duration {
 // DeleteTenantResponse tells when the database goes.
 type DeleteTenantResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// When it can no longer be restored.
+	// From when on it can no longer be opened again.
 	PurgeTime     *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=purge_time,json=purgeTime,proto3" json:"purge_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1430,6 +1448,98 @@ func (x *DeleteTenantResponse) GetPurgeTime() *timestamppb.Timestamp {
 		return x.PurgeTime
 	}
 	return nil
+}
+
+// UndeleteTenantRequest names a company.
+type UndeleteTenantRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id or slug.
+	Company       string `protobuf:"bytes,1,opt,name=company,proto3" json:"company,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndeleteTenantRequest) Reset() {
+	*x = UndeleteTenantRequest{}
+	mi := &file_tenantry_provisioner_v1_provisioner_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndeleteTenantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndeleteTenantRequest) ProtoMessage() {}
+
+func (x *UndeleteTenantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_provisioner_v1_provisioner_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndeleteTenantRequest.ProtoReflect.Descriptor instead.
+func (*UndeleteTenantRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_provisioner_v1_provisioner_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *UndeleteTenantRequest) GetCompany() string {
+	if x != nil {
+		return x.Company
+	}
+	return ""
+}
+
+// UndeleteTenantResponse tells the state the company is in again.
+type UndeleteTenantResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its state.
+	State         v1.CompanyState `protobuf:"varint,1,opt,name=state,proto3,enum=tenantry.registry.v1.CompanyState" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndeleteTenantResponse) Reset() {
+	*x = UndeleteTenantResponse{}
+	mi := &file_tenantry_provisioner_v1_provisioner_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndeleteTenantResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndeleteTenantResponse) ProtoMessage() {}
+
+func (x *UndeleteTenantResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_provisioner_v1_provisioner_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndeleteTenantResponse.ProtoReflect.Descriptor instead.
+func (*UndeleteTenantResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_provisioner_v1_provisioner_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *UndeleteTenantResponse) GetState() v1.CompanyState {
+	if x != nil {
+		return x.State
+	}
+	return v1.CompanyState(0)
 }
 
 var File_tenantry_provisioner_v1_provisioner_proto protoreflect.FileDescriptor
@@ -1520,11 +1630,14 @@ const file_tenantry_provisioner_v1_provisioner_proto_rawDesc = "" +
 	"\tstatement\x18\x05 \x01(\tR\tstatement\x12\x1a\n" +
 	"\bsqlstate\x18\x06 \x01(\tR\bsqlstate\"Z\n" +
 	"\x11CheckDriftRequest\x12E\n" +
-	"\acompany\x18\x01 \x01(\tB+\xbaH(r&2$^[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\acompany\"O\n" +
+	"\acompany\x18\x01 \x01(\tB+\xbaH(r&2$^[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\acompany\"\x95\x01\n" +
 	"\x12CheckDriftResponse\x12\x18\n" +
 	"\adrifted\x18\x01 \x01(\bR\adrifted\x12\x1f\n" +
 	"\vmending_sql\x18\x02 \x03(\tR\n" +
-	"mendingSql\"\x80\x01\n" +
+	"mendingSql\x12\x1d\n" +
+	"\n" +
+	"company_id\x18\x03 \x01(\tR\tcompanyId\x12%\n" +
+	"\x0eschema_version\x18\x04 \x01(\tR\rschemaVersion\"\x80\x01\n" +
 	"\x14InstallPluginRequest\x12E\n" +
 	"\acompany\x18\x01 \x01(\tB+\xbaH(r&2$^[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\acompany\x12!\n" +
 	"\x06plugin\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x06plugin\"\\\n" +
@@ -1534,21 +1647,25 @@ const file_tenantry_provisioner_v1_provisioner_proto_rawDesc = "" +
 	"\acompany\x18\x01 \x01(\tB+\xbaH(r&2$^[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\acompany\x12!\n" +
 	"\x06plugin\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x06plugin\x12\x14\n" +
 	"\x05purge\x18\x03 \x01(\bR\x05purge\"\x19\n" +
-	"\x17UninstallPluginResponse\"\xc3\x01\n" +
+	"\x17UninstallPluginResponse\"\xd4\x01\n" +
 	"\x13DeleteTenantRequest\x12E\n" +
 	"\acompany\x18\x01 \x01(\tB+\xbaH(r&2$^[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\acompany\x12,\n" +
-	"\fconfirm_slug\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\vconfirmSlug\x127\n" +
-	"\tretention\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\tretention\"Q\n" +
+	"\fconfirm_slug\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\vconfirmSlug\x12H\n" +
+	"\tretention\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xe7\x84\x0f2\x00R\tretention\"Q\n" +
 	"\x14DeleteTenantResponse\x129\n" +
 	"\n" +
-	"purge_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tpurgeTime*\xde\x01\n" +
+	"purge_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tpurgeTime\"^\n" +
+	"\x15UndeleteTenantRequest\x12E\n" +
+	"\acompany\x18\x01 \x01(\tB+\xbaH(r&2$^[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\acompany\"R\n" +
+	"\x16UndeleteTenantResponse\x128\n" +
+	"\x05state\x18\x01 \x01(\x0e2\".tenantry.registry.v1.CompanyStateR\x05state*\xde\x01\n" +
 	"\x11TenantResultState\x12#\n" +
 	"\x1fTENANT_RESULT_STATE_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bTENANT_RESULT_STATE_PENDING\x10\x01\x12\x1f\n" +
 	"\x1bTENANT_RESULT_STATE_RUNNING\x10\x02\x12!\n" +
 	"\x1dTENANT_RESULT_STATE_SUCCEEDED\x10\x03\x12\x1e\n" +
 	"\x1aTENANT_RESULT_STATE_FAILED\x10\x04\x12\x1f\n" +
-	"\x1bTENANT_RESULT_STATE_SKIPPED\x10\x052\xa1\x06\n" +
+	"\x1bTENANT_RESULT_STATE_SKIPPED\x10\x052\x94\a\n" +
 	"\x12ProvisionerService\x12k\n" +
 	"\fCreateTenant\x12,.tenantry.provisioner.v1.CreateTenantRequest\x1a-.tenantry.provisioner.v1.CreateTenantResponse\x12n\n" +
 	"\rMigrateTenant\x12-.tenantry.provisioner.v1.MigrateTenantRequest\x1a..tenantry.provisioner.v1.MigrateTenantResponse\x12t\n" +
@@ -1557,7 +1674,8 @@ const file_tenantry_provisioner_v1_provisioner_proto_rawDesc = "" +
 	"CheckDrift\x12*.tenantry.provisioner.v1.CheckDriftRequest\x1a+.tenantry.provisioner.v1.CheckDriftResponse\x12n\n" +
 	"\rInstallPlugin\x12-.tenantry.provisioner.v1.InstallPluginRequest\x1a..tenantry.provisioner.v1.InstallPluginResponse\x12t\n" +
 	"\x0fUninstallPlugin\x12/.tenantry.provisioner.v1.UninstallPluginRequest\x1a0.tenantry.provisioner.v1.UninstallPluginResponse\x12k\n" +
-	"\fDeleteTenant\x12,.tenantry.provisioner.v1.DeleteTenantRequest\x1a-.tenantry.provisioner.v1.DeleteTenantResponseB\xfe\x01\n" +
+	"\fDeleteTenant\x12,.tenantry.provisioner.v1.DeleteTenantRequest\x1a-.tenantry.provisioner.v1.DeleteTenantResponse\x12q\n" +
+	"\x0eUndeleteTenant\x12..tenantry.provisioner.v1.UndeleteTenantRequest\x1a/.tenantry.provisioner.v1.UndeleteTenantResponseB\xfe\x01\n" +
 	"\x1bcom.tenantry.provisioner.v1B\x10ProvisionerProtoP\x01ZOgithub.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1;provisionerv1\xa2\x02\x03TPX\xaa\x02\x17Tenantry.Provisioner.V1\xca\x02\x17Tenantry\\Provisioner\\V1\xe2\x02#Tenantry\\Provisioner\\V1\\GPBMetadata\xea\x02\x19Tenantry::Provisioner::V1b\x06proto3"
 
 var (
@@ -1573,7 +1691,7 @@ func file_tenantry_provisioner_v1_provisioner_proto_rawDescGZIP() []byte {
 }
 
 var file_tenantry_provisioner_v1_provisioner_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tenantry_provisioner_v1_provisioner_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_tenantry_provisioner_v1_provisioner_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_tenantry_provisioner_v1_provisioner_proto_goTypes = []any{
 	(TenantResultState)(0),          // 0: tenantry.provisioner.v1.TenantResultState
 	(*CreateTenantRequest)(nil),     // 1: tenantry.provisioner.v1.CreateTenantRequest
@@ -1595,49 +1713,54 @@ var file_tenantry_provisioner_v1_provisioner_proto_goTypes = []any{
 	(*UninstallPluginResponse)(nil), // 17: tenantry.provisioner.v1.UninstallPluginResponse
 	(*DeleteTenantRequest)(nil),     // 18: tenantry.provisioner.v1.DeleteTenantRequest
 	(*DeleteTenantResponse)(nil),    // 19: tenantry.provisioner.v1.DeleteTenantResponse
-	(*v1.CompanyDraft)(nil),         // 20: tenantry.registry.v1.CompanyDraft
-	(*v1.OwnerDraft)(nil),           // 21: tenantry.registry.v1.OwnerDraft
-	(v1.CompanyState)(0),            // 22: tenantry.registry.v1.CompanyState
-	(*durationpb.Duration)(nil),     // 23: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 24: google.protobuf.Timestamp
+	(*UndeleteTenantRequest)(nil),   // 20: tenantry.provisioner.v1.UndeleteTenantRequest
+	(*UndeleteTenantResponse)(nil),  // 21: tenantry.provisioner.v1.UndeleteTenantResponse
+	(*v1.CompanyDraft)(nil),         // 22: tenantry.registry.v1.CompanyDraft
+	(*v1.OwnerDraft)(nil),           // 23: tenantry.registry.v1.OwnerDraft
+	(v1.CompanyState)(0),            // 24: tenantry.registry.v1.CompanyState
+	(*durationpb.Duration)(nil),     // 25: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 26: google.protobuf.Timestamp
 }
 var file_tenantry_provisioner_v1_provisioner_proto_depIdxs = []int32{
-	20, // 0: tenantry.provisioner.v1.CreateTenantRequest.company:type_name -> tenantry.registry.v1.CompanyDraft
-	21, // 1: tenantry.provisioner.v1.CreateTenantRequest.owner:type_name -> tenantry.registry.v1.OwnerDraft
-	22, // 2: tenantry.provisioner.v1.CreateTenantResponse.state:type_name -> tenantry.registry.v1.CompanyState
-	23, // 3: tenantry.provisioner.v1.AppliedMigration.duration:type_name -> google.protobuf.Duration
+	22, // 0: tenantry.provisioner.v1.CreateTenantRequest.company:type_name -> tenantry.registry.v1.CompanyDraft
+	23, // 1: tenantry.provisioner.v1.CreateTenantRequest.owner:type_name -> tenantry.registry.v1.OwnerDraft
+	24, // 2: tenantry.provisioner.v1.CreateTenantResponse.state:type_name -> tenantry.registry.v1.CompanyState
+	25, // 3: tenantry.provisioner.v1.AppliedMigration.duration:type_name -> google.protobuf.Duration
 	4,  // 4: tenantry.provisioner.v1.MigrateTenantResponse.applied:type_name -> tenantry.provisioner.v1.AppliedMigration
 	5,  // 5: tenantry.provisioner.v1.MigrateTenantResponse.pending:type_name -> tenantry.provisioner.v1.PendingMigration
 	5,  // 6: tenantry.provisioner.v1.SetStatus.pending:type_name -> tenantry.provisioner.v1.PendingMigration
-	22, // 7: tenantry.provisioner.v1.GetTenantStatusResponse.state:type_name -> tenantry.registry.v1.CompanyState
+	24, // 7: tenantry.provisioner.v1.GetTenantStatusResponse.state:type_name -> tenantry.registry.v1.CompanyState
 	8,  // 8: tenantry.provisioner.v1.GetTenantStatusResponse.sets:type_name -> tenantry.provisioner.v1.SetStatus
 	10, // 9: tenantry.provisioner.v1.GetTenantStatusResponse.last_result:type_name -> tenantry.provisioner.v1.TenantResult
 	0,  // 10: tenantry.provisioner.v1.TenantResult.state:type_name -> tenantry.provisioner.v1.TenantResultState
-	23, // 11: tenantry.provisioner.v1.TenantResult.duration:type_name -> google.protobuf.Duration
+	25, // 11: tenantry.provisioner.v1.TenantResult.duration:type_name -> google.protobuf.Duration
 	11, // 12: tenantry.provisioner.v1.TenantResult.error:type_name -> tenantry.provisioner.v1.MigrationError
-	24, // 13: tenantry.provisioner.v1.TenantResult.end_time:type_name -> google.protobuf.Timestamp
+	26, // 13: tenantry.provisioner.v1.TenantResult.end_time:type_name -> google.protobuf.Timestamp
 	4,  // 14: tenantry.provisioner.v1.InstallPluginResponse.applied:type_name -> tenantry.provisioner.v1.AppliedMigration
-	23, // 15: tenantry.provisioner.v1.DeleteTenantRequest.retention:type_name -> google.protobuf.Duration
-	24, // 16: tenantry.provisioner.v1.DeleteTenantResponse.purge_time:type_name -> google.protobuf.Timestamp
-	1,  // 17: tenantry.provisioner.v1.ProvisionerService.CreateTenant:input_type -> tenantry.provisioner.v1.CreateTenantRequest
-	3,  // 18: tenantry.provisioner.v1.ProvisionerService.MigrateTenant:input_type -> tenantry.provisioner.v1.MigrateTenantRequest
-	7,  // 19: tenantry.provisioner.v1.ProvisionerService.GetTenantStatus:input_type -> tenantry.provisioner.v1.GetTenantStatusRequest
-	12, // 20: tenantry.provisioner.v1.ProvisionerService.CheckDrift:input_type -> tenantry.provisioner.v1.CheckDriftRequest
-	14, // 21: tenantry.provisioner.v1.ProvisionerService.InstallPlugin:input_type -> tenantry.provisioner.v1.InstallPluginRequest
-	16, // 22: tenantry.provisioner.v1.ProvisionerService.UninstallPlugin:input_type -> tenantry.provisioner.v1.UninstallPluginRequest
-	18, // 23: tenantry.provisioner.v1.ProvisionerService.DeleteTenant:input_type -> tenantry.provisioner.v1.DeleteTenantRequest
-	2,  // 24: tenantry.provisioner.v1.ProvisionerService.CreateTenant:output_type -> tenantry.provisioner.v1.CreateTenantResponse
-	6,  // 25: tenantry.provisioner.v1.ProvisionerService.MigrateTenant:output_type -> tenantry.provisioner.v1.MigrateTenantResponse
-	9,  // 26: tenantry.provisioner.v1.ProvisionerService.GetTenantStatus:output_type -> tenantry.provisioner.v1.GetTenantStatusResponse
-	13, // 27: tenantry.provisioner.v1.ProvisionerService.CheckDrift:output_type -> tenantry.provisioner.v1.CheckDriftResponse
-	15, // 28: tenantry.provisioner.v1.ProvisionerService.InstallPlugin:output_type -> tenantry.provisioner.v1.InstallPluginResponse
-	17, // 29: tenantry.provisioner.v1.ProvisionerService.UninstallPlugin:output_type -> tenantry.provisioner.v1.UninstallPluginResponse
-	19, // 30: tenantry.provisioner.v1.ProvisionerService.DeleteTenant:output_type -> tenantry.provisioner.v1.DeleteTenantResponse
-	24, // [24:31] is the sub-list for method output_type
-	17, // [17:24] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	25, // 15: tenantry.provisioner.v1.DeleteTenantRequest.retention:type_name -> google.protobuf.Duration
+	26, // 16: tenantry.provisioner.v1.DeleteTenantResponse.purge_time:type_name -> google.protobuf.Timestamp
+	24, // 17: tenantry.provisioner.v1.UndeleteTenantResponse.state:type_name -> tenantry.registry.v1.CompanyState
+	1,  // 18: tenantry.provisioner.v1.ProvisionerService.CreateTenant:input_type -> tenantry.provisioner.v1.CreateTenantRequest
+	3,  // 19: tenantry.provisioner.v1.ProvisionerService.MigrateTenant:input_type -> tenantry.provisioner.v1.MigrateTenantRequest
+	7,  // 20: tenantry.provisioner.v1.ProvisionerService.GetTenantStatus:input_type -> tenantry.provisioner.v1.GetTenantStatusRequest
+	12, // 21: tenantry.provisioner.v1.ProvisionerService.CheckDrift:input_type -> tenantry.provisioner.v1.CheckDriftRequest
+	14, // 22: tenantry.provisioner.v1.ProvisionerService.InstallPlugin:input_type -> tenantry.provisioner.v1.InstallPluginRequest
+	16, // 23: tenantry.provisioner.v1.ProvisionerService.UninstallPlugin:input_type -> tenantry.provisioner.v1.UninstallPluginRequest
+	18, // 24: tenantry.provisioner.v1.ProvisionerService.DeleteTenant:input_type -> tenantry.provisioner.v1.DeleteTenantRequest
+	20, // 25: tenantry.provisioner.v1.ProvisionerService.UndeleteTenant:input_type -> tenantry.provisioner.v1.UndeleteTenantRequest
+	2,  // 26: tenantry.provisioner.v1.ProvisionerService.CreateTenant:output_type -> tenantry.provisioner.v1.CreateTenantResponse
+	6,  // 27: tenantry.provisioner.v1.ProvisionerService.MigrateTenant:output_type -> tenantry.provisioner.v1.MigrateTenantResponse
+	9,  // 28: tenantry.provisioner.v1.ProvisionerService.GetTenantStatus:output_type -> tenantry.provisioner.v1.GetTenantStatusResponse
+	13, // 29: tenantry.provisioner.v1.ProvisionerService.CheckDrift:output_type -> tenantry.provisioner.v1.CheckDriftResponse
+	15, // 30: tenantry.provisioner.v1.ProvisionerService.InstallPlugin:output_type -> tenantry.provisioner.v1.InstallPluginResponse
+	17, // 31: tenantry.provisioner.v1.ProvisionerService.UninstallPlugin:output_type -> tenantry.provisioner.v1.UninstallPluginResponse
+	19, // 32: tenantry.provisioner.v1.ProvisionerService.DeleteTenant:output_type -> tenantry.provisioner.v1.DeleteTenantResponse
+	21, // 33: tenantry.provisioner.v1.ProvisionerService.UndeleteTenant:output_type -> tenantry.provisioner.v1.UndeleteTenantResponse
+	26, // [26:34] is the sub-list for method output_type
+	18, // [18:26] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_tenantry_provisioner_v1_provisioner_proto_init() }
@@ -1651,7 +1774,7 @@ func file_tenantry_provisioner_v1_provisioner_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenantry_provisioner_v1_provisioner_proto_rawDesc), len(file_tenantry_provisioner_v1_provisioner_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,6 +26,7 @@ const (
 	ProvisionerService_InstallPlugin_FullMethodName   = "/tenantry.provisioner.v1.ProvisionerService/InstallPlugin"
 	ProvisionerService_UninstallPlugin_FullMethodName = "/tenantry.provisioner.v1.ProvisionerService/UninstallPlugin"
 	ProvisionerService_DeleteTenant_FullMethodName    = "/tenantry.provisioner.v1.ProvisionerService/DeleteTenant"
+	ProvisionerService_UndeleteTenant_FullMethodName  = "/tenantry.provisioner.v1.ProvisionerService/UndeleteTenant"
 )
 
 // ProvisionerServiceClient is the client API for ProvisionerService service.
@@ -46,24 +47,33 @@ type ProvisionerServiceClient interface {
 	// MigrateTenant brings one company's database to the newest migrations this provisioner has, core and plugins, or the
 	// core set to `to_version`. Repeatable: with nothing to do it answers so. NOT_FOUND `COMPANY_NOT_FOUND`,
 	// `VERSION_NOT_FOUND`; FAILED_PRECONDITION `CHECKSUM_MISMATCH`, `HISTORY_NOT_LINEAR`, `COMPANY_STATE_INVALID`,
-	// `MIGRATION_FAILED` (metadata: set, file, statement, sqlstate, position; the tenant stays at the last whole file);
+	// `MIGRATION_FAILED` (metadata: set, file, statement, sqlstate, position; the tenant stays at the last whole file),
+	// `MIGRATION_BLOCKED` when the lint gate found a destructive change in what is pending and `force` is not set;
 	// ABORTED `LOCK_TIMEOUT` when the tenant's tables stayed locked. Operators.
 	MigrateTenant(ctx context.Context, in *MigrateTenantRequest, opts ...grpc.CallOption) (*MigrateTenantResponse, error)
 	// GetTenantStatus tells where a tenant stands: its state, its database, each migration set's version and what is
 	// pending. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`. Operators.
 	GetTenantStatus(ctx context.Context, in *GetTenantStatusRequest, opts ...grpc.CallOption) (*GetTenantStatusResponse, error)
-	// CheckDrift compares a tenant's real schema with its migrations. Repeatable. UNIMPLEMENTED `NOT_IMPLEMENTED` in this
-	// version. Operators.
+	// CheckDrift compares a tenant's real schema with that of the migrations it has applied, and shows the SQL that would
+	// mend it. It changes nothing. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`; FAILED_PRECONDITION `COMPANY_STATE_INVALID`,
+	// `VERSION_NOT_FOUND` when no release known here has the tenant's version. Operators.
 	CheckDrift(ctx context.Context, in *CheckDriftRequest, opts ...grpc.CallOption) (*CheckDriftResponse, error)
-	// InstallPlugin gives a company a plugin and applies its migration set. Repeatable. UNIMPLEMENTED `NOT_IMPLEMENTED` in
-	// this version: choose plugins in CreateTenant. Operators.
+	// InstallPlugin applies a plugin's migration set to a company's database, then gives the company the plugin. One that
+	// was uninstalled finds its data again. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`, `PLUGIN_NOT_FOUND`;
+	// FAILED_PRECONDITION `PLUGIN_REQUIREMENT_MISSING`, `PLUGIN_UNSUITABLE`, `COMPANY_STATE_INVALID`, and those of
+	// MigrateTenant. Operators.
 	InstallPlugin(ctx context.Context, in *InstallPluginRequest, opts ...grpc.CallOption) (*InstallPluginResponse, error)
-	// UninstallPlugin takes a plugin from a company and keeps its data unless told to purge it. Repeatable.
-	// UNIMPLEMENTED `NOT_IMPLEMENTED` in this version. Operators.
+	// UninstallPlugin takes a plugin from a company and keeps its data, unless told to purge it: then what its migrations
+	// made is dropped, with its history. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`, `PLUGIN_NOT_FOUND`; FAILED_PRECONDITION
+	// `PLUGIN_REQUIRED` while another of the company's plugins needs it, `COMPANY_STATE_INVALID`. Operators.
 	UninstallPlugin(ctx context.Context, in *UninstallPluginRequest, opts ...grpc.CallOption) (*UninstallPluginResponse, error)
-	// DeleteTenant closes a company and drops its database and role after a retention in which it can be restored.
-	// Repeatable. UNIMPLEMENTED `NOT_IMPLEMENTED` in this version. Operators.
+	// DeleteTenant closes a company at once and drops its database and role after a retention in which UndeleteTenant opens
+	// it again. Repeatable: the first call's time stays. NOT_FOUND `COMPANY_NOT_FOUND`; FAILED_PRECONDITION
+	// `CONFIRMATION_MISMATCH` when `confirm_slug` is not the company's slug, `COMPANY_STATE_INVALID`. Operators.
 	DeleteTenant(ctx context.Context, in *DeleteTenantRequest, opts ...grpc.CallOption) (*DeleteTenantResponse, error)
+	// UndeleteTenant opens a company again that is being deleted, in the state that it had. Repeatable. NOT_FOUND
+	// `COMPANY_NOT_FOUND`; FAILED_PRECONDITION `PURGE_TIME_PASSED`, `COMPANY_STATE_INVALID`. Operators.
+	UndeleteTenant(ctx context.Context, in *UndeleteTenantRequest, opts ...grpc.CallOption) (*UndeleteTenantResponse, error)
 }
 
 type provisionerServiceClient struct {
@@ -144,6 +154,16 @@ func (c *provisionerServiceClient) DeleteTenant(ctx context.Context, in *DeleteT
 	return out, nil
 }
 
+func (c *provisionerServiceClient) UndeleteTenant(ctx context.Context, in *UndeleteTenantRequest, opts ...grpc.CallOption) (*UndeleteTenantResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UndeleteTenantResponse)
+	err := c.cc.Invoke(ctx, ProvisionerService_UndeleteTenant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ProvisionerServiceServer is the server API for ProvisionerService service.
 // All implementations must embed UnimplementedProvisionerServiceServer
 // for forward compatibility.
@@ -162,24 +182,33 @@ type ProvisionerServiceServer interface {
 	// MigrateTenant brings one company's database to the newest migrations this provisioner has, core and plugins, or the
 	// core set to `to_version`. Repeatable: with nothing to do it answers so. NOT_FOUND `COMPANY_NOT_FOUND`,
 	// `VERSION_NOT_FOUND`; FAILED_PRECONDITION `CHECKSUM_MISMATCH`, `HISTORY_NOT_LINEAR`, `COMPANY_STATE_INVALID`,
-	// `MIGRATION_FAILED` (metadata: set, file, statement, sqlstate, position; the tenant stays at the last whole file);
+	// `MIGRATION_FAILED` (metadata: set, file, statement, sqlstate, position; the tenant stays at the last whole file),
+	// `MIGRATION_BLOCKED` when the lint gate found a destructive change in what is pending and `force` is not set;
 	// ABORTED `LOCK_TIMEOUT` when the tenant's tables stayed locked. Operators.
 	MigrateTenant(context.Context, *MigrateTenantRequest) (*MigrateTenantResponse, error)
 	// GetTenantStatus tells where a tenant stands: its state, its database, each migration set's version and what is
 	// pending. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`. Operators.
 	GetTenantStatus(context.Context, *GetTenantStatusRequest) (*GetTenantStatusResponse, error)
-	// CheckDrift compares a tenant's real schema with its migrations. Repeatable. UNIMPLEMENTED `NOT_IMPLEMENTED` in this
-	// version. Operators.
+	// CheckDrift compares a tenant's real schema with that of the migrations it has applied, and shows the SQL that would
+	// mend it. It changes nothing. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`; FAILED_PRECONDITION `COMPANY_STATE_INVALID`,
+	// `VERSION_NOT_FOUND` when no release known here has the tenant's version. Operators.
 	CheckDrift(context.Context, *CheckDriftRequest) (*CheckDriftResponse, error)
-	// InstallPlugin gives a company a plugin and applies its migration set. Repeatable. UNIMPLEMENTED `NOT_IMPLEMENTED` in
-	// this version: choose plugins in CreateTenant. Operators.
+	// InstallPlugin applies a plugin's migration set to a company's database, then gives the company the plugin. One that
+	// was uninstalled finds its data again. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`, `PLUGIN_NOT_FOUND`;
+	// FAILED_PRECONDITION `PLUGIN_REQUIREMENT_MISSING`, `PLUGIN_UNSUITABLE`, `COMPANY_STATE_INVALID`, and those of
+	// MigrateTenant. Operators.
 	InstallPlugin(context.Context, *InstallPluginRequest) (*InstallPluginResponse, error)
-	// UninstallPlugin takes a plugin from a company and keeps its data unless told to purge it. Repeatable.
-	// UNIMPLEMENTED `NOT_IMPLEMENTED` in this version. Operators.
+	// UninstallPlugin takes a plugin from a company and keeps its data, unless told to purge it: then what its migrations
+	// made is dropped, with its history. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`, `PLUGIN_NOT_FOUND`; FAILED_PRECONDITION
+	// `PLUGIN_REQUIRED` while another of the company's plugins needs it, `COMPANY_STATE_INVALID`. Operators.
 	UninstallPlugin(context.Context, *UninstallPluginRequest) (*UninstallPluginResponse, error)
-	// DeleteTenant closes a company and drops its database and role after a retention in which it can be restored.
-	// Repeatable. UNIMPLEMENTED `NOT_IMPLEMENTED` in this version. Operators.
+	// DeleteTenant closes a company at once and drops its database and role after a retention in which UndeleteTenant opens
+	// it again. Repeatable: the first call's time stays. NOT_FOUND `COMPANY_NOT_FOUND`; FAILED_PRECONDITION
+	// `CONFIRMATION_MISMATCH` when `confirm_slug` is not the company's slug, `COMPANY_STATE_INVALID`. Operators.
 	DeleteTenant(context.Context, *DeleteTenantRequest) (*DeleteTenantResponse, error)
+	// UndeleteTenant opens a company again that is being deleted, in the state that it had. Repeatable. NOT_FOUND
+	// `COMPANY_NOT_FOUND`; FAILED_PRECONDITION `PURGE_TIME_PASSED`, `COMPANY_STATE_INVALID`. Operators.
+	UndeleteTenant(context.Context, *UndeleteTenantRequest) (*UndeleteTenantResponse, error)
 	mustEmbedUnimplementedProvisionerServiceServer()
 }
 
@@ -210,6 +239,9 @@ func (UnimplementedProvisionerServiceServer) UninstallPlugin(context.Context, *U
 }
 func (UnimplementedProvisionerServiceServer) DeleteTenant(context.Context, *DeleteTenantRequest) (*DeleteTenantResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteTenant not implemented")
+}
+func (UnimplementedProvisionerServiceServer) UndeleteTenant(context.Context, *UndeleteTenantRequest) (*UndeleteTenantResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UndeleteTenant not implemented")
 }
 func (UnimplementedProvisionerServiceServer) mustEmbedUnimplementedProvisionerServiceServer() {}
 func (UnimplementedProvisionerServiceServer) testEmbeddedByValue()                            {}
@@ -358,6 +390,24 @@ func _ProvisionerService_DeleteTenant_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ProvisionerService_UndeleteTenant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UndeleteTenantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProvisionerServiceServer).UndeleteTenant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ProvisionerService_UndeleteTenant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProvisionerServiceServer).UndeleteTenant(ctx, req.(*UndeleteTenantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ProvisionerService_ServiceDesc is the grpc.ServiceDesc for ProvisionerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -392,6 +442,10 @@ var ProvisionerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteTenant",
 			Handler:    _ProvisionerService_DeleteTenant_Handler,
+		},
+		{
+			MethodName: "UndeleteTenant",
+			Handler:    _ProvisionerService_UndeleteTenant_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -36,7 +36,7 @@ const (
 	RolloutState_ROLLOUT_STATE_PAUSED RolloutState = 2
 	// Every tenant is at the release.
 	RolloutState_ROLLOUT_STATE_SUCCEEDED RolloutState = 3
-	// Ended, and some tenants failed.
+	// Ended, and some tenants failed, or too many for its budget: `state_reason` tells.
 	RolloutState_ROLLOUT_STATE_FAILED RolloutState = 4
 	// Ended by an operator.
 	RolloutState_ROLLOUT_STATE_CANCELLED RolloutState = 5
@@ -89,13 +89,68 @@ func (RolloutState) EnumDescriptor() ([]byte, []int) {
 	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{0}
 }
 
+// FindingSeverity is how bad what the lint gate found is.
+type FindingSeverity int32
+
+const (
+	// Not a severity.
+	FindingSeverity_FINDING_SEVERITY_UNSPECIFIED FindingSeverity = 0
+	// Worth knowing.
+	FindingSeverity_FINDING_SEVERITY_WARNING FindingSeverity = 1
+	// Loses data or breaks what runs: it takes `force`.
+	FindingSeverity_FINDING_SEVERITY_DESTRUCTIVE FindingSeverity = 2
+)
+
+// Enum value maps for FindingSeverity.
+var (
+	FindingSeverity_name = map[int32]string{
+		0: "FINDING_SEVERITY_UNSPECIFIED",
+		1: "FINDING_SEVERITY_WARNING",
+		2: "FINDING_SEVERITY_DESTRUCTIVE",
+	}
+	FindingSeverity_value = map[string]int32{
+		"FINDING_SEVERITY_UNSPECIFIED": 0,
+		"FINDING_SEVERITY_WARNING":     1,
+		"FINDING_SEVERITY_DESTRUCTIVE": 2,
+	}
+)
+
+func (x FindingSeverity) Enum() *FindingSeverity {
+	p := new(FindingSeverity)
+	*p = x
+	return p
+}
+
+func (x FindingSeverity) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FindingSeverity) Descriptor() protoreflect.EnumDescriptor {
+	return file_tenantry_provisioner_v1_rollout_proto_enumTypes[1].Descriptor()
+}
+
+func (FindingSeverity) Type() protoreflect.EnumType {
+	return &file_tenantry_provisioner_v1_rollout_proto_enumTypes[1]
+}
+
+func (x FindingSeverity) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FindingSeverity.Descriptor instead.
+func (FindingSeverity) EnumDescriptor() ([]byte, []int) {
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{1}
+}
+
 // Selector says which tenants. Empty means all that have a database, suspended ones too.
 type Selector struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// These companies, ids or slugs.
 	Companies []string `protobuf:"bytes,1,rep,name=companies,proto3" json:"companies,omitempty"`
 	// Only those on this cluster.
-	Cluster       string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Only those whose core set is older than this version.
+	BehindVersion string `protobuf:"bytes,3,opt,name=behind_version,json=behindVersion,proto3" json:"behind_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -144,6 +199,150 @@ func (x *Selector) GetCluster() string {
 	return ""
 }
 
+func (x *Selector) GetBehindVersion() string {
+	if x != nil {
+		return x.BehindVersion
+	}
+	return ""
+}
+
+// FailureBudget is how many tenants may fail before a rollout stops.
+type FailureBudget struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// So many; 0 means that the number does not matter.
+	Count int32 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// So many of a hundred selected; 0 means that the share does not matter.
+	Percent       float64 `protobuf:"fixed64,2,opt,name=percent,proto3" json:"percent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailureBudget) Reset() {
+	*x = FailureBudget{}
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailureBudget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailureBudget) ProtoMessage() {}
+
+func (x *FailureBudget) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailureBudget.ProtoReflect.Descriptor instead.
+func (*FailureBudget) Descriptor() ([]byte, []int) {
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *FailureBudget) GetCount() int32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *FailureBudget) GetPercent() float64 {
+	if x != nil {
+		return x.Percent
+	}
+	return 0
+}
+
+// Finding is something that the lint gate found in a release's new migrations.
+type Finding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How bad it is.
+	Severity FindingSeverity `protobuf:"varint,1,opt,name=severity,proto3,enum=tenantry.provisioner.v1.FindingSeverity" json:"severity,omitempty"`
+	// The check's code: Atlas's (`DS102`), or of our own (`TN101`).
+	Code string `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
+	// What was found.
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// `core` or `plugins/NAME`.
+	Set string `protobuf:"bytes,4,opt,name=set,proto3" json:"set,omitempty"`
+	// The file.
+	File          string `protobuf:"bytes,5,opt,name=file,proto3" json:"file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Finding) GetSeverity() FindingSeverity {
+	if x != nil {
+		return x.Severity
+	}
+	return FindingSeverity_FINDING_SEVERITY_UNSPECIFIED
+}
+
+func (x *Finding) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Finding) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Finding) GetSet() string {
+	if x != nil {
+		return x.Set
+	}
+	return ""
+}
+
+func (x *Finding) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
 // Rollout is one operation over many tenants.
 type Rollout struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -176,14 +375,36 @@ type Rollout struct {
 	// When it ended; absent before.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// Who started it.
-	Actor         string `protobuf:"bytes,15,opt,name=actor,proto3" json:"actor,omitempty"`
+	Actor string `protobuf:"bytes,15,opt,name=actor,proto3" json:"actor,omitempty"`
+	// Why it is in its state, in words; empty when there is nothing to say.
+	StateReason string `protobuf:"bytes,16,opt,name=state_reason,json=stateReason,proto3" json:"state_reason,omitempty"`
+	// The wave under way, from 0, the canary.
+	Wave int32 `protobuf:"varint,17,opt,name=wave,proto3" json:"wave,omitempty"`
+	// Tenants of that wave; the rest of them in the last.
+	WaveSize int32 `protobuf:"varint,18,opt,name=wave_size,json=waveSize,proto3" json:"wave_size,omitempty"`
+	// Until when the canary soaks; absent when it does not.
+	SoakUntil *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=soak_until,json=soakUntil,proto3" json:"soak_until,omitempty"`
+	// Tenants in the canary.
+	CanarySize int32 `protobuf:"varint,20,opt,name=canary_size,json=canarySize,proto3" json:"canary_size,omitempty"`
+	// How long the canary soaks.
+	CanarySoak *durationpb.Duration `protobuf:"bytes,21,opt,name=canary_soak,json=canarySoak,proto3" json:"canary_soak,omitempty"`
+	// When it stops.
+	FailureBudget *FailureBudget `protobuf:"bytes,22,opt,name=failure_budget,json=failureBudget,proto3" json:"failure_budget,omitempty"`
+	// Tenants a second, lately; 0 when nothing moves.
+	Rate float64 `protobuf:"fixed64,23,opt,name=rate,proto3" json:"rate,omitempty"`
+	// How long it will take to the end at that rate; absent when that cannot be told.
+	Remaining *durationpb.Duration `protobuf:"bytes,24,opt,name=remaining,proto3" json:"remaining,omitempty"`
+	// Whether it was started with force.
+	Force bool `protobuf:"varint,25,opt,name=force,proto3" json:"force,omitempty"`
+	// What the lint gate found.
+	Findings      []*Finding `protobuf:"bytes,26,rep,name=findings,proto3" json:"findings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[1]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -195,7 +416,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[1]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -208,7 +429,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{1}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Rollout) GetRolloutId() string {
@@ -316,6 +537,83 @@ func (x *Rollout) GetActor() string {
 	return ""
 }
 
+func (x *Rollout) GetStateReason() string {
+	if x != nil {
+		return x.StateReason
+	}
+	return ""
+}
+
+func (x *Rollout) GetWave() int32 {
+	if x != nil {
+		return x.Wave
+	}
+	return 0
+}
+
+func (x *Rollout) GetWaveSize() int32 {
+	if x != nil {
+		return x.WaveSize
+	}
+	return 0
+}
+
+func (x *Rollout) GetSoakUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SoakUntil
+	}
+	return nil
+}
+
+func (x *Rollout) GetCanarySize() int32 {
+	if x != nil {
+		return x.CanarySize
+	}
+	return 0
+}
+
+func (x *Rollout) GetCanarySoak() *durationpb.Duration {
+	if x != nil {
+		return x.CanarySoak
+	}
+	return nil
+}
+
+func (x *Rollout) GetFailureBudget() *FailureBudget {
+	if x != nil {
+		return x.FailureBudget
+	}
+	return nil
+}
+
+func (x *Rollout) GetRate() float64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *Rollout) GetRemaining() *durationpb.Duration {
+	if x != nil {
+		return x.Remaining
+	}
+	return nil
+}
+
+func (x *Rollout) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+func (x *Rollout) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
 // StartRolloutRequest describes a rollout.
 type StartRolloutRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -331,13 +629,21 @@ type StartRolloutRequest struct {
 	LockTimeout *durationpb.Duration `protobuf:"bytes,5,opt,name=lock_timeout,json=lockTimeout,proto3" json:"lock_timeout,omitempty"`
 	// Longest run of one statement; absent means no limit.
 	StatementTimeout *durationpb.Duration `protobuf:"bytes,6,opt,name=statement_timeout,json=statementTimeout,proto3" json:"statement_timeout,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Tenants in the first wave: 0 means 1.
+	CanarySize int32 `protobuf:"varint,7,opt,name=canary_size,json=canarySize,proto3" json:"canary_size,omitempty"`
+	// How long to wait after the canary before the next wave; absent means not at all.
+	CanarySoak *durationpb.Duration `protobuf:"bytes,8,opt,name=canary_soak,json=canarySoak,proto3" json:"canary_soak,omitempty"`
+	// By how much each wave is greater than the one before: 2 to 100; 0 means 10.
+	WaveGrowth int32 `protobuf:"varint,9,opt,name=wave_growth,json=waveGrowth,proto3" json:"wave_growth,omitempty"`
+	// When to stop; absent means to go on whatever fails.
+	FailureBudget *FailureBudget `protobuf:"bytes,10,opt,name=failure_budget,json=failureBudget,proto3" json:"failure_budget,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StartRolloutRequest) Reset() {
 	*x = StartRolloutRequest{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[2]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -349,7 +655,7 @@ func (x *StartRolloutRequest) String() string {
 func (*StartRolloutRequest) ProtoMessage() {}
 
 func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[2]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -362,7 +668,7 @@ func (x *StartRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRolloutRequest.ProtoReflect.Descriptor instead.
 func (*StartRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{2}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StartRolloutRequest) GetRequestId() string {
@@ -407,6 +713,34 @@ func (x *StartRolloutRequest) GetStatementTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *StartRolloutRequest) GetCanarySize() int32 {
+	if x != nil {
+		return x.CanarySize
+	}
+	return 0
+}
+
+func (x *StartRolloutRequest) GetCanarySoak() *durationpb.Duration {
+	if x != nil {
+		return x.CanarySoak
+	}
+	return nil
+}
+
+func (x *StartRolloutRequest) GetWaveGrowth() int32 {
+	if x != nil {
+		return x.WaveGrowth
+	}
+	return 0
+}
+
+func (x *StartRolloutRequest) GetFailureBudget() *FailureBudget {
+	if x != nil {
+		return x.FailureBudget
+	}
+	return nil
+}
+
 // StartRolloutResponse carries the rollout.
 type StartRolloutResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -418,7 +752,7 @@ type StartRolloutResponse struct {
 
 func (x *StartRolloutResponse) Reset() {
 	*x = StartRolloutResponse{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[3]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -430,7 +764,7 @@ func (x *StartRolloutResponse) String() string {
 func (*StartRolloutResponse) ProtoMessage() {}
 
 func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[3]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -443,7 +777,7 @@ func (x *StartRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRolloutResponse.ProtoReflect.Descriptor instead.
 func (*StartRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{3}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *StartRolloutResponse) GetRollout() *Rollout {
@@ -464,7 +798,7 @@ type GetRolloutRequest struct {
 
 func (x *GetRolloutRequest) Reset() {
 	*x = GetRolloutRequest{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[4]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -476,7 +810,7 @@ func (x *GetRolloutRequest) String() string {
 func (*GetRolloutRequest) ProtoMessage() {}
 
 func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[4]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -489,7 +823,7 @@ func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutRequest.ProtoReflect.Descriptor instead.
 func (*GetRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{4}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetRolloutRequest) GetRolloutId() string {
@@ -510,7 +844,7 @@ type GetRolloutResponse struct {
 
 func (x *GetRolloutResponse) Reset() {
 	*x = GetRolloutResponse{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[5]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -522,7 +856,7 @@ func (x *GetRolloutResponse) String() string {
 func (*GetRolloutResponse) ProtoMessage() {}
 
 func (x *GetRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[5]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -535,7 +869,7 @@ func (x *GetRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutResponse.ProtoReflect.Descriptor instead.
 func (*GetRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{5}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetRolloutResponse) GetRollout() *Rollout {
@@ -558,7 +892,7 @@ type ListRolloutsRequest struct {
 
 func (x *ListRolloutsRequest) Reset() {
 	*x = ListRolloutsRequest{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[6]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -570,7 +904,7 @@ func (x *ListRolloutsRequest) String() string {
 func (*ListRolloutsRequest) ProtoMessage() {}
 
 func (x *ListRolloutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[6]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -583,7 +917,7 @@ func (x *ListRolloutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolloutsRequest.ProtoReflect.Descriptor instead.
 func (*ListRolloutsRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{6}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListRolloutsRequest) GetPageSize() int32 {
@@ -613,7 +947,7 @@ type ListRolloutsResponse struct {
 
 func (x *ListRolloutsResponse) Reset() {
 	*x = ListRolloutsResponse{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[7]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -625,7 +959,7 @@ func (x *ListRolloutsResponse) String() string {
 func (*ListRolloutsResponse) ProtoMessage() {}
 
 func (x *ListRolloutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[7]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -638,7 +972,7 @@ func (x *ListRolloutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolloutsResponse.ProtoReflect.Descriptor instead.
 func (*ListRolloutsResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{7}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListRolloutsResponse) GetRollouts() []*Rollout {
@@ -672,7 +1006,7 @@ type ListRolloutResultsRequest struct {
 
 func (x *ListRolloutResultsRequest) Reset() {
 	*x = ListRolloutResultsRequest{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[8]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -684,7 +1018,7 @@ func (x *ListRolloutResultsRequest) String() string {
 func (*ListRolloutResultsRequest) ProtoMessage() {}
 
 func (x *ListRolloutResultsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[8]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -697,7 +1031,7 @@ func (x *ListRolloutResultsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolloutResultsRequest.ProtoReflect.Descriptor instead.
 func (*ListRolloutResultsRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{8}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListRolloutResultsRequest) GetRolloutId() string {
@@ -741,7 +1075,7 @@ type ListRolloutResultsResponse struct {
 
 func (x *ListRolloutResultsResponse) Reset() {
 	*x = ListRolloutResultsResponse{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[9]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -753,7 +1087,7 @@ func (x *ListRolloutResultsResponse) String() string {
 func (*ListRolloutResultsResponse) ProtoMessage() {}
 
 func (x *ListRolloutResultsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[9]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -766,7 +1100,7 @@ func (x *ListRolloutResultsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolloutResultsResponse.ProtoReflect.Descriptor instead.
 func (*ListRolloutResultsResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{9}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListRolloutResultsResponse) GetResults() []*TenantResult {
@@ -794,7 +1128,7 @@ type WatchRolloutRequest struct {
 
 func (x *WatchRolloutRequest) Reset() {
 	*x = WatchRolloutRequest{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[10]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +1140,7 @@ func (x *WatchRolloutRequest) String() string {
 func (*WatchRolloutRequest) ProtoMessage() {}
 
 func (x *WatchRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[10]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +1153,7 @@ func (x *WatchRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRolloutRequest.ProtoReflect.Descriptor instead.
 func (*WatchRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{10}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchRolloutRequest) GetRolloutId() string {
@@ -842,7 +1176,7 @@ type WatchRolloutResponse struct {
 
 func (x *WatchRolloutResponse) Reset() {
 	*x = WatchRolloutResponse{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[11]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +1188,7 @@ func (x *WatchRolloutResponse) String() string {
 func (*WatchRolloutResponse) ProtoMessage() {}
 
 func (x *WatchRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[11]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +1201,7 @@ func (x *WatchRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRolloutResponse.ProtoReflect.Descriptor instead.
 func (*WatchRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{11}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WatchRolloutResponse) GetRollout() *Rollout {
@@ -895,7 +1229,7 @@ type PauseRolloutRequest struct {
 
 func (x *PauseRolloutRequest) Reset() {
 	*x = PauseRolloutRequest{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[12]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -907,7 +1241,7 @@ func (x *PauseRolloutRequest) String() string {
 func (*PauseRolloutRequest) ProtoMessage() {}
 
 func (x *PauseRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[12]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -920,7 +1254,7 @@ func (x *PauseRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRolloutRequest.ProtoReflect.Descriptor instead.
 func (*PauseRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{12}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PauseRolloutRequest) GetRolloutId() string {
@@ -941,7 +1275,7 @@ type PauseRolloutResponse struct {
 
 func (x *PauseRolloutResponse) Reset() {
 	*x = PauseRolloutResponse{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[13]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1287,7 @@ func (x *PauseRolloutResponse) String() string {
 func (*PauseRolloutResponse) ProtoMessage() {}
 
 func (x *PauseRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[13]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1300,7 @@ func (x *PauseRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRolloutResponse.ProtoReflect.Descriptor instead.
 func (*PauseRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{13}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PauseRolloutResponse) GetRollout() *Rollout {
@@ -987,7 +1321,7 @@ type ResumeRolloutRequest struct {
 
 func (x *ResumeRolloutRequest) Reset() {
 	*x = ResumeRolloutRequest{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[14]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +1333,7 @@ func (x *ResumeRolloutRequest) String() string {
 func (*ResumeRolloutRequest) ProtoMessage() {}
 
 func (x *ResumeRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[14]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +1346,7 @@ func (x *ResumeRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRolloutRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{14}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ResumeRolloutRequest) GetRolloutId() string {
@@ -1033,7 +1367,7 @@ type ResumeRolloutResponse struct {
 
 func (x *ResumeRolloutResponse) Reset() {
 	*x = ResumeRolloutResponse{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[15]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +1379,7 @@ func (x *ResumeRolloutResponse) String() string {
 func (*ResumeRolloutResponse) ProtoMessage() {}
 
 func (x *ResumeRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[15]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +1392,7 @@ func (x *ResumeRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRolloutResponse.ProtoReflect.Descriptor instead.
 func (*ResumeRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{15}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ResumeRolloutResponse) GetRollout() *Rollout {
@@ -1079,7 +1413,7 @@ type CancelRolloutRequest struct {
 
 func (x *CancelRolloutRequest) Reset() {
 	*x = CancelRolloutRequest{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[16]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1091,7 +1425,7 @@ func (x *CancelRolloutRequest) String() string {
 func (*CancelRolloutRequest) ProtoMessage() {}
 
 func (x *CancelRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[16]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1104,7 +1438,7 @@ func (x *CancelRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRolloutRequest.ProtoReflect.Descriptor instead.
 func (*CancelRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{16}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CancelRolloutRequest) GetRolloutId() string {
@@ -1125,7 +1459,7 @@ type CancelRolloutResponse struct {
 
 func (x *CancelRolloutResponse) Reset() {
 	*x = CancelRolloutResponse{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[17]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1471,7 @@ func (x *CancelRolloutResponse) String() string {
 func (*CancelRolloutResponse) ProtoMessage() {}
 
 func (x *CancelRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[17]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1484,7 @@ func (x *CancelRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRolloutResponse.ProtoReflect.Descriptor instead.
 func (*CancelRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{17}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CancelRolloutResponse) GetRollout() *Rollout {
@@ -1171,7 +1505,7 @@ type RetryRolloutRequest struct {
 
 func (x *RetryRolloutRequest) Reset() {
 	*x = RetryRolloutRequest{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[18]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1183,7 +1517,7 @@ func (x *RetryRolloutRequest) String() string {
 func (*RetryRolloutRequest) ProtoMessage() {}
 
 func (x *RetryRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[18]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1196,7 +1530,7 @@ func (x *RetryRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryRolloutRequest.ProtoReflect.Descriptor instead.
 func (*RetryRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{18}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RetryRolloutRequest) GetRolloutId() string {
@@ -1217,7 +1551,7 @@ type RetryRolloutResponse struct {
 
 func (x *RetryRolloutResponse) Reset() {
 	*x = RetryRolloutResponse{}
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[19]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1563,7 @@ func (x *RetryRolloutResponse) String() string {
 func (*RetryRolloutResponse) ProtoMessage() {}
 
 func (x *RetryRolloutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[19]
+	mi := &file_tenantry_provisioner_v1_rollout_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1576,7 @@ func (x *RetryRolloutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryRolloutResponse.ProtoReflect.Descriptor instead.
 func (*RetryRolloutResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{19}
+	return file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RetryRolloutResponse) GetRollout() *Rollout {
@@ -1256,10 +1590,20 @@ var File_tenantry_provisioner_v1_rollout_proto protoreflect.FileDescriptor
 
 const file_tenantry_provisioner_v1_rollout_proto_rawDesc = "" +
 	"\n" +
-	"%tenantry/provisioner/v1/rollout.proto\x12\x17tenantry.provisioner.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a)tenantry/provisioner/v1/provisioner.proto\"\x80\x01\n" +
+	"%tenantry/provisioner/v1/rollout.proto\x12\x17tenantry.provisioner.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a)tenantry/provisioner/v1/provisioner.proto\"\xb0\x01\n" +
 	"\bSelector\x12Q\n" +
 	"\tcompanies\x18\x01 \x03(\tB3\xbaH0\x92\x01-\x10\x90N\"(r&2$^[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\tcompanies\x12!\n" +
-	"\acluster\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\acluster\"\xa3\x04\n" +
+	"\acluster\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\acluster\x12.\n" +
+	"\x0ebehind_version\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18dR\rbehindVersion\"a\n" +
+	"\rFailureBudget\x12\x1d\n" +
+	"\x05count\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x05count\x121\n" +
+	"\apercent\x18\x02 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00R\apercent\"\xa3\x01\n" +
+	"\aFinding\x12D\n" +
+	"\bseverity\x18\x01 \x01(\x0e2(.tenantry.provisioner.v1.FindingSeverityR\bseverity\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12\x10\n" +
+	"\x03set\x18\x04 \x01(\tR\x03set\x12\x12\n" +
+	"\x04file\x18\x05 \x01(\tR\x04file\"\xff\a\n" +
 	"\aRollout\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x18\n" +
@@ -1279,7 +1623,21 @@ const file_tenantry_provisioner_v1_rollout_proto_rawDesc = "" +
 	"\vcreate_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x125\n" +
 	"\bend_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12\x14\n" +
-	"\x05actor\x18\x0f \x01(\tR\x05actor\"\xed\x02\n" +
+	"\x05actor\x18\x0f \x01(\tR\x05actor\x12!\n" +
+	"\fstate_reason\x18\x10 \x01(\tR\vstateReason\x12\x12\n" +
+	"\x04wave\x18\x11 \x01(\x05R\x04wave\x12\x1b\n" +
+	"\twave_size\x18\x12 \x01(\x05R\bwaveSize\x129\n" +
+	"\n" +
+	"soak_until\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\tsoakUntil\x12\x1f\n" +
+	"\vcanary_size\x18\x14 \x01(\x05R\n" +
+	"canarySize\x12:\n" +
+	"\vcanary_soak\x18\x15 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"canarySoak\x12M\n" +
+	"\x0efailure_budget\x18\x16 \x01(\v2&.tenantry.provisioner.v1.FailureBudgetR\rfailureBudget\x12\x12\n" +
+	"\x04rate\x18\x17 \x01(\x01R\x04rate\x127\n" +
+	"\tremaining\x18\x18 \x01(\v2\x19.google.protobuf.DurationR\tremaining\x12\x14\n" +
+	"\x05force\x18\x19 \x01(\bR\x05force\x12<\n" +
+	"\bfindings\x18\x1a \x03(\v2 .tenantry.provisioner.v1.FindingR\bfindings\"\xe1\x04\n" +
 	"\x13StartRolloutRequest\x12'\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12=\n" +
@@ -1287,7 +1645,16 @@ const file_tenantry_provisioner_v1_rollout_proto_rawDesc = "" +
 	"\vconcurrency\x18\x03 \x01(\x05B\t\xbaH\x06\x1a\x04\x18@(\x00R\vconcurrency\x12\x14\n" +
 	"\x05force\x18\x04 \x01(\bR\x05force\x12O\n" +
 	"\flock_timeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\x90\x1c2\x04\x10\xc0\x84=R\vlockTimeout\x12Z\n" +
-	"\x11statement_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x04\b\x80\xa3\x052\x04\x10\xc0\x84=R\x10statementTimeout\"R\n" +
+	"\x11statement_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x04\b\x80\xa3\x052\x04\x10\xc0\x84=R\x10statementTimeout\x12+\n" +
+	"\vcanary_size\x18\a \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00R\n" +
+	"canarySize\x12J\n" +
+	"\vcanary_soak\x18\b \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xf5$2\x00R\n" +
+	"canarySoak\x12*\n" +
+	"\vwave_growth\x18\t \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\n" +
+	"waveGrowth\x12M\n" +
+	"\x0efailure_budget\x18\n" +
+	" \x01(\v2&.tenantry.provisioner.v1.FailureBudgetR\rfailureBudget\"R\n" +
 	"\x14StartRolloutResponse\x12:\n" +
 	"\arollout\x18\x01 \x01(\v2 .tenantry.provisioner.v1.RolloutR\arollout\"<\n" +
 	"\x11GetRolloutRequest\x12'\n" +
@@ -1346,7 +1713,11 @@ const file_tenantry_provisioner_v1_rollout_proto_rawDesc = "" +
 	"\x14ROLLOUT_STATE_PAUSED\x10\x02\x12\x1b\n" +
 	"\x17ROLLOUT_STATE_SUCCEEDED\x10\x03\x12\x18\n" +
 	"\x14ROLLOUT_STATE_FAILED\x10\x04\x12\x1b\n" +
-	"\x17ROLLOUT_STATE_CANCELLED\x10\x052\xf9\a\n" +
+	"\x17ROLLOUT_STATE_CANCELLED\x10\x05*s\n" +
+	"\x0fFindingSeverity\x12 \n" +
+	"\x1cFINDING_SEVERITY_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18FINDING_SEVERITY_WARNING\x10\x01\x12 \n" +
+	"\x1cFINDING_SEVERITY_DESTRUCTIVE\x10\x022\xf9\a\n" +
 	"\x0eRolloutService\x12k\n" +
 	"\fStartRollout\x12,.tenantry.provisioner.v1.StartRolloutRequest\x1a-.tenantry.provisioner.v1.StartRolloutResponse\x12e\n" +
 	"\n" +
@@ -1372,77 +1743,88 @@ func file_tenantry_provisioner_v1_rollout_proto_rawDescGZIP() []byte {
 	return file_tenantry_provisioner_v1_rollout_proto_rawDescData
 }
 
-var file_tenantry_provisioner_v1_rollout_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tenantry_provisioner_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_tenantry_provisioner_v1_rollout_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_tenantry_provisioner_v1_rollout_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_tenantry_provisioner_v1_rollout_proto_goTypes = []any{
 	(RolloutState)(0),                  // 0: tenantry.provisioner.v1.RolloutState
-	(*Selector)(nil),                   // 1: tenantry.provisioner.v1.Selector
-	(*Rollout)(nil),                    // 2: tenantry.provisioner.v1.Rollout
-	(*StartRolloutRequest)(nil),        // 3: tenantry.provisioner.v1.StartRolloutRequest
-	(*StartRolloutResponse)(nil),       // 4: tenantry.provisioner.v1.StartRolloutResponse
-	(*GetRolloutRequest)(nil),          // 5: tenantry.provisioner.v1.GetRolloutRequest
-	(*GetRolloutResponse)(nil),         // 6: tenantry.provisioner.v1.GetRolloutResponse
-	(*ListRolloutsRequest)(nil),        // 7: tenantry.provisioner.v1.ListRolloutsRequest
-	(*ListRolloutsResponse)(nil),       // 8: tenantry.provisioner.v1.ListRolloutsResponse
-	(*ListRolloutResultsRequest)(nil),  // 9: tenantry.provisioner.v1.ListRolloutResultsRequest
-	(*ListRolloutResultsResponse)(nil), // 10: tenantry.provisioner.v1.ListRolloutResultsResponse
-	(*WatchRolloutRequest)(nil),        // 11: tenantry.provisioner.v1.WatchRolloutRequest
-	(*WatchRolloutResponse)(nil),       // 12: tenantry.provisioner.v1.WatchRolloutResponse
-	(*PauseRolloutRequest)(nil),        // 13: tenantry.provisioner.v1.PauseRolloutRequest
-	(*PauseRolloutResponse)(nil),       // 14: tenantry.provisioner.v1.PauseRolloutResponse
-	(*ResumeRolloutRequest)(nil),       // 15: tenantry.provisioner.v1.ResumeRolloutRequest
-	(*ResumeRolloutResponse)(nil),      // 16: tenantry.provisioner.v1.ResumeRolloutResponse
-	(*CancelRolloutRequest)(nil),       // 17: tenantry.provisioner.v1.CancelRolloutRequest
-	(*CancelRolloutResponse)(nil),      // 18: tenantry.provisioner.v1.CancelRolloutResponse
-	(*RetryRolloutRequest)(nil),        // 19: tenantry.provisioner.v1.RetryRolloutRequest
-	(*RetryRolloutResponse)(nil),       // 20: tenantry.provisioner.v1.RetryRolloutResponse
-	(*timestamppb.Timestamp)(nil),      // 21: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 22: google.protobuf.Duration
-	(TenantResultState)(0),             // 23: tenantry.provisioner.v1.TenantResultState
-	(*TenantResult)(nil),               // 24: tenantry.provisioner.v1.TenantResult
+	(FindingSeverity)(0),               // 1: tenantry.provisioner.v1.FindingSeverity
+	(*Selector)(nil),                   // 2: tenantry.provisioner.v1.Selector
+	(*FailureBudget)(nil),              // 3: tenantry.provisioner.v1.FailureBudget
+	(*Finding)(nil),                    // 4: tenantry.provisioner.v1.Finding
+	(*Rollout)(nil),                    // 5: tenantry.provisioner.v1.Rollout
+	(*StartRolloutRequest)(nil),        // 6: tenantry.provisioner.v1.StartRolloutRequest
+	(*StartRolloutResponse)(nil),       // 7: tenantry.provisioner.v1.StartRolloutResponse
+	(*GetRolloutRequest)(nil),          // 8: tenantry.provisioner.v1.GetRolloutRequest
+	(*GetRolloutResponse)(nil),         // 9: tenantry.provisioner.v1.GetRolloutResponse
+	(*ListRolloutsRequest)(nil),        // 10: tenantry.provisioner.v1.ListRolloutsRequest
+	(*ListRolloutsResponse)(nil),       // 11: tenantry.provisioner.v1.ListRolloutsResponse
+	(*ListRolloutResultsRequest)(nil),  // 12: tenantry.provisioner.v1.ListRolloutResultsRequest
+	(*ListRolloutResultsResponse)(nil), // 13: tenantry.provisioner.v1.ListRolloutResultsResponse
+	(*WatchRolloutRequest)(nil),        // 14: tenantry.provisioner.v1.WatchRolloutRequest
+	(*WatchRolloutResponse)(nil),       // 15: tenantry.provisioner.v1.WatchRolloutResponse
+	(*PauseRolloutRequest)(nil),        // 16: tenantry.provisioner.v1.PauseRolloutRequest
+	(*PauseRolloutResponse)(nil),       // 17: tenantry.provisioner.v1.PauseRolloutResponse
+	(*ResumeRolloutRequest)(nil),       // 18: tenantry.provisioner.v1.ResumeRolloutRequest
+	(*ResumeRolloutResponse)(nil),      // 19: tenantry.provisioner.v1.ResumeRolloutResponse
+	(*CancelRolloutRequest)(nil),       // 20: tenantry.provisioner.v1.CancelRolloutRequest
+	(*CancelRolloutResponse)(nil),      // 21: tenantry.provisioner.v1.CancelRolloutResponse
+	(*RetryRolloutRequest)(nil),        // 22: tenantry.provisioner.v1.RetryRolloutRequest
+	(*RetryRolloutResponse)(nil),       // 23: tenantry.provisioner.v1.RetryRolloutResponse
+	(*timestamppb.Timestamp)(nil),      // 24: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 25: google.protobuf.Duration
+	(TenantResultState)(0),             // 26: tenantry.provisioner.v1.TenantResultState
+	(*TenantResult)(nil),               // 27: tenantry.provisioner.v1.TenantResult
 }
 var file_tenantry_provisioner_v1_rollout_proto_depIdxs = []int32{
-	0,  // 0: tenantry.provisioner.v1.Rollout.state:type_name -> tenantry.provisioner.v1.RolloutState
-	1,  // 1: tenantry.provisioner.v1.Rollout.selector:type_name -> tenantry.provisioner.v1.Selector
-	21, // 2: tenantry.provisioner.v1.Rollout.create_time:type_name -> google.protobuf.Timestamp
-	21, // 3: tenantry.provisioner.v1.Rollout.end_time:type_name -> google.protobuf.Timestamp
-	1,  // 4: tenantry.provisioner.v1.StartRolloutRequest.selector:type_name -> tenantry.provisioner.v1.Selector
-	22, // 5: tenantry.provisioner.v1.StartRolloutRequest.lock_timeout:type_name -> google.protobuf.Duration
-	22, // 6: tenantry.provisioner.v1.StartRolloutRequest.statement_timeout:type_name -> google.protobuf.Duration
-	2,  // 7: tenantry.provisioner.v1.StartRolloutResponse.rollout:type_name -> tenantry.provisioner.v1.Rollout
-	2,  // 8: tenantry.provisioner.v1.GetRolloutResponse.rollout:type_name -> tenantry.provisioner.v1.Rollout
-	2,  // 9: tenantry.provisioner.v1.ListRolloutsResponse.rollouts:type_name -> tenantry.provisioner.v1.Rollout
-	23, // 10: tenantry.provisioner.v1.ListRolloutResultsRequest.states:type_name -> tenantry.provisioner.v1.TenantResultState
-	24, // 11: tenantry.provisioner.v1.ListRolloutResultsResponse.results:type_name -> tenantry.provisioner.v1.TenantResult
-	2,  // 12: tenantry.provisioner.v1.WatchRolloutResponse.rollout:type_name -> tenantry.provisioner.v1.Rollout
-	24, // 13: tenantry.provisioner.v1.WatchRolloutResponse.results:type_name -> tenantry.provisioner.v1.TenantResult
-	2,  // 14: tenantry.provisioner.v1.PauseRolloutResponse.rollout:type_name -> tenantry.provisioner.v1.Rollout
-	2,  // 15: tenantry.provisioner.v1.ResumeRolloutResponse.rollout:type_name -> tenantry.provisioner.v1.Rollout
-	2,  // 16: tenantry.provisioner.v1.CancelRolloutResponse.rollout:type_name -> tenantry.provisioner.v1.Rollout
-	2,  // 17: tenantry.provisioner.v1.RetryRolloutResponse.rollout:type_name -> tenantry.provisioner.v1.Rollout
-	3,  // 18: tenantry.provisioner.v1.RolloutService.StartRollout:input_type -> tenantry.provisioner.v1.StartRolloutRequest
-	5,  // 19: tenantry.provisioner.v1.RolloutService.GetRollout:input_type -> tenantry.provisioner.v1.GetRolloutRequest
-	7,  // 20: tenantry.provisioner.v1.RolloutService.ListRollouts:input_type -> tenantry.provisioner.v1.ListRolloutsRequest
-	9,  // 21: tenantry.provisioner.v1.RolloutService.ListRolloutResults:input_type -> tenantry.provisioner.v1.ListRolloutResultsRequest
-	11, // 22: tenantry.provisioner.v1.RolloutService.WatchRollout:input_type -> tenantry.provisioner.v1.WatchRolloutRequest
-	13, // 23: tenantry.provisioner.v1.RolloutService.PauseRollout:input_type -> tenantry.provisioner.v1.PauseRolloutRequest
-	15, // 24: tenantry.provisioner.v1.RolloutService.ResumeRollout:input_type -> tenantry.provisioner.v1.ResumeRolloutRequest
-	17, // 25: tenantry.provisioner.v1.RolloutService.CancelRollout:input_type -> tenantry.provisioner.v1.CancelRolloutRequest
-	19, // 26: tenantry.provisioner.v1.RolloutService.RetryRollout:input_type -> tenantry.provisioner.v1.RetryRolloutRequest
-	4,  // 27: tenantry.provisioner.v1.RolloutService.StartRollout:output_type -> tenantry.provisioner.v1.StartRolloutResponse
-	6,  // 28: tenantry.provisioner.v1.RolloutService.GetRollout:output_type -> tenantry.provisioner.v1.GetRolloutResponse
-	8,  // 29: tenantry.provisioner.v1.RolloutService.ListRollouts:output_type -> tenantry.provisioner.v1.ListRolloutsResponse
-	10, // 30: tenantry.provisioner.v1.RolloutService.ListRolloutResults:output_type -> tenantry.provisioner.v1.ListRolloutResultsResponse
-	12, // 31: tenantry.provisioner.v1.RolloutService.WatchRollout:output_type -> tenantry.provisioner.v1.WatchRolloutResponse
-	14, // 32: tenantry.provisioner.v1.RolloutService.PauseRollout:output_type -> tenantry.provisioner.v1.PauseRolloutResponse
-	16, // 33: tenantry.provisioner.v1.RolloutService.ResumeRollout:output_type -> tenantry.provisioner.v1.ResumeRolloutResponse
-	18, // 34: tenantry.provisioner.v1.RolloutService.CancelRollout:output_type -> tenantry.provisioner.v1.CancelRolloutResponse
-	20, // 35: tenantry.provisioner.v1.RolloutService.RetryRollout:output_type -> tenantry.provisioner.v1.RetryRolloutResponse
-	27, // [27:36] is the sub-list for method output_type
-	18, // [18:27] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	1,  // 0: tenantry.provisioner.v1.Finding.severity:type_name -> tenantry.provisioner.v1.FindingSeverity
+	0,  // 1: tenantry.provisioner.v1.Rollout.state:type_name -> tenantry.provisioner.v1.RolloutState
+	2,  // 2: tenantry.provisioner.v1.Rollout.selector:type_name -> tenantry.provisioner.v1.Selector
+	24, // 3: tenantry.provisioner.v1.Rollout.create_time:type_name -> google.protobuf.Timestamp
+	24, // 4: tenantry.provisioner.v1.Rollout.end_time:type_name -> google.protobuf.Timestamp
+	24, // 5: tenantry.provisioner.v1.Rollout.soak_until:type_name -> google.protobuf.Timestamp
+	25, // 6: tenantry.provisioner.v1.Rollout.canary_soak:type_name -> google.protobuf.Duration
+	3,  // 7: tenantry.provisioner.v1.Rollout.failure_budget:type_name -> tenantry.provisioner.v1.FailureBudget
+	25, // 8: tenantry.provisioner.v1.Rollout.remaining:type_name -> google.protobuf.Duration
+	4,  // 9: tenantry.provisioner.v1.Rollout.findings:type_name -> tenantry.provisioner.v1.Finding
+	2,  // 10: tenantry.provisioner.v1.StartRolloutRequest.selector:type_name -> tenantry.provisioner.v1.Selector
+	25, // 11: tenantry.provisioner.v1.StartRolloutRequest.lock_timeout:type_name -> google.protobuf.Duration
+	25, // 12: tenantry.provisioner.v1.StartRolloutRequest.statement_timeout:type_name -> google.protobuf.Duration
+	25, // 13: tenantry.provisioner.v1.StartRolloutRequest.canary_soak:type_name -> google.protobuf.Duration
+	3,  // 14: tenantry.provisioner.v1.StartRolloutRequest.failure_budget:type_name -> tenantry.provisioner.v1.FailureBudget
+	5,  // 15: tenantry.provisioner.v1.StartRolloutResponse.rollout:type_name -> tenantry.provisioner.v1.Rollout
+	5,  // 16: tenantry.provisioner.v1.GetRolloutResponse.rollout:type_name -> tenantry.provisioner.v1.Rollout
+	5,  // 17: tenantry.provisioner.v1.ListRolloutsResponse.rollouts:type_name -> tenantry.provisioner.v1.Rollout
+	26, // 18: tenantry.provisioner.v1.ListRolloutResultsRequest.states:type_name -> tenantry.provisioner.v1.TenantResultState
+	27, // 19: tenantry.provisioner.v1.ListRolloutResultsResponse.results:type_name -> tenantry.provisioner.v1.TenantResult
+	5,  // 20: tenantry.provisioner.v1.WatchRolloutResponse.rollout:type_name -> tenantry.provisioner.v1.Rollout
+	27, // 21: tenantry.provisioner.v1.WatchRolloutResponse.results:type_name -> tenantry.provisioner.v1.TenantResult
+	5,  // 22: tenantry.provisioner.v1.PauseRolloutResponse.rollout:type_name -> tenantry.provisioner.v1.Rollout
+	5,  // 23: tenantry.provisioner.v1.ResumeRolloutResponse.rollout:type_name -> tenantry.provisioner.v1.Rollout
+	5,  // 24: tenantry.provisioner.v1.CancelRolloutResponse.rollout:type_name -> tenantry.provisioner.v1.Rollout
+	5,  // 25: tenantry.provisioner.v1.RetryRolloutResponse.rollout:type_name -> tenantry.provisioner.v1.Rollout
+	6,  // 26: tenantry.provisioner.v1.RolloutService.StartRollout:input_type -> tenantry.provisioner.v1.StartRolloutRequest
+	8,  // 27: tenantry.provisioner.v1.RolloutService.GetRollout:input_type -> tenantry.provisioner.v1.GetRolloutRequest
+	10, // 28: tenantry.provisioner.v1.RolloutService.ListRollouts:input_type -> tenantry.provisioner.v1.ListRolloutsRequest
+	12, // 29: tenantry.provisioner.v1.RolloutService.ListRolloutResults:input_type -> tenantry.provisioner.v1.ListRolloutResultsRequest
+	14, // 30: tenantry.provisioner.v1.RolloutService.WatchRollout:input_type -> tenantry.provisioner.v1.WatchRolloutRequest
+	16, // 31: tenantry.provisioner.v1.RolloutService.PauseRollout:input_type -> tenantry.provisioner.v1.PauseRolloutRequest
+	18, // 32: tenantry.provisioner.v1.RolloutService.ResumeRollout:input_type -> tenantry.provisioner.v1.ResumeRolloutRequest
+	20, // 33: tenantry.provisioner.v1.RolloutService.CancelRollout:input_type -> tenantry.provisioner.v1.CancelRolloutRequest
+	22, // 34: tenantry.provisioner.v1.RolloutService.RetryRollout:input_type -> tenantry.provisioner.v1.RetryRolloutRequest
+	7,  // 35: tenantry.provisioner.v1.RolloutService.StartRollout:output_type -> tenantry.provisioner.v1.StartRolloutResponse
+	9,  // 36: tenantry.provisioner.v1.RolloutService.GetRollout:output_type -> tenantry.provisioner.v1.GetRolloutResponse
+	11, // 37: tenantry.provisioner.v1.RolloutService.ListRollouts:output_type -> tenantry.provisioner.v1.ListRolloutsResponse
+	13, // 38: tenantry.provisioner.v1.RolloutService.ListRolloutResults:output_type -> tenantry.provisioner.v1.ListRolloutResultsResponse
+	15, // 39: tenantry.provisioner.v1.RolloutService.WatchRollout:output_type -> tenantry.provisioner.v1.WatchRolloutResponse
+	17, // 40: tenantry.provisioner.v1.RolloutService.PauseRollout:output_type -> tenantry.provisioner.v1.PauseRolloutResponse
+	19, // 41: tenantry.provisioner.v1.RolloutService.ResumeRollout:output_type -> tenantry.provisioner.v1.ResumeRolloutResponse
+	21, // 42: tenantry.provisioner.v1.RolloutService.CancelRollout:output_type -> tenantry.provisioner.v1.CancelRolloutResponse
+	23, // 43: tenantry.provisioner.v1.RolloutService.RetryRollout:output_type -> tenantry.provisioner.v1.RetryRolloutResponse
+	35, // [35:44] is the sub-list for method output_type
+	26, // [26:35] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_tenantry_provisioner_v1_rollout_proto_init() }
@@ -1456,8 +1838,8 @@ func file_tenantry_provisioner_v1_rollout_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenantry_provisioner_v1_rollout_proto_rawDesc), len(file_tenantry_provisioner_v1_rollout_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   20,
+			NumEnums:      2,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

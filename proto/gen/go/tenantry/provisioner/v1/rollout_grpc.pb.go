@@ -36,11 +36,12 @@ const (
 //
 // RolloutService migrates many tenants as one operation that can be watched. Operators only.
 type RolloutServiceClient interface {
-	// StartRollout stores the newest migrations as a release and begins to bring the selected tenants to it: a canary
-	// first, then the rest with bounded concurrency, going on past tenants that fail. It answers at once; watch it with
-	// WatchRollout. Repeatable by `request_id`, and a start while one with the same release and selector is RUNNING returns
-	// that one. FAILED_PRECONDITION `CHECKSUM_MISMATCH` with no tenant touched; NOT_FOUND `COMPANY_NOT_FOUND`,
-	// `CLUSTER_NOT_FOUND`; FAILED_PRECONDITION `ROLLOUT_RUNNING` while another one is.
+	// StartRollout stores the newest migrations as a release, has the lint gate judge it, and begins to bring the selected
+	// tenants to it: a canary first, which may soak, then in growing waves with bounded concurrency, going on past tenants
+	// that fail until the failure budget is used up. It answers at once; watch it with WatchRollout. Repeatable by
+	// `request_id`, and a start while one with the same release and selector is RUNNING or PAUSED returns that one.
+	// FAILED_PRECONDITION `CHECKSUM_MISMATCH` and `MIGRATION_BLOCKED` (a destructive change; see `force`) with no tenant
+	// touched; NOT_FOUND `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND`; FAILED_PRECONDITION `ROLLOUT_RUNNING` while another one is.
 	StartRollout(ctx context.Context, in *StartRolloutRequest, opts ...grpc.CallOption) (*StartRolloutResponse, error)
 	// GetRollout returns a rollout and its counts. Repeatable. NOT_FOUND `ROLLOUT_NOT_FOUND`.
 	GetRollout(ctx context.Context, in *GetRolloutRequest, opts ...grpc.CallOption) (*GetRolloutResponse, error)
@@ -52,14 +53,18 @@ type RolloutServiceClient interface {
 	// rollout does. Repeatable; results that came before the call are not told again, see ListRolloutResults. NOT_FOUND
 	// `ROLLOUT_NOT_FOUND`.
 	WatchRollout(ctx context.Context, in *WatchRolloutRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchRolloutResponse], error)
-	// PauseRollout lets what runs end and begins nothing more. UNIMPLEMENTED `NOT_IMPLEMENTED` in this version.
+	// PauseRollout lets what runs end and begins nothing more. Repeatable. NOT_FOUND `ROLLOUT_NOT_FOUND`;
+	// FAILED_PRECONDITION `ROLLOUT_ENDED`.
 	PauseRollout(ctx context.Context, in *PauseRolloutRequest, opts ...grpc.CallOption) (*PauseRolloutResponse, error)
-	// ResumeRollout goes on with a paused rollout. UNIMPLEMENTED `NOT_IMPLEMENTED` in this version.
+	// ResumeRollout goes on with a paused rollout. Repeatable. NOT_FOUND `ROLLOUT_NOT_FOUND`; FAILED_PRECONDITION
+	// `ROLLOUT_ENDED`.
 	ResumeRollout(ctx context.Context, in *ResumeRolloutRequest, opts ...grpc.CallOption) (*ResumeRolloutResponse, error)
-	// CancelRollout lets what runs end and leaves the rest as it is. UNIMPLEMENTED `NOT_IMPLEMENTED` in this version.
+	// CancelRollout lets what runs end and leaves the rest as it is. Repeatable. NOT_FOUND `ROLLOUT_NOT_FOUND`;
+	// FAILED_PRECONDITION `ROLLOUT_ENDED` when it ended otherwise.
 	CancelRollout(ctx context.Context, in *CancelRolloutRequest, opts ...grpc.CallOption) (*CancelRolloutResponse, error)
-	// RetryRollout begins the failed tenants of an ended rollout again. UNIMPLEMENTED `NOT_IMPLEMENTED` in this version:
-	// start a rollout anew, which finds nothing to do in the tenants that succeeded.
+	// RetryRollout takes an ended rollout up again: the tenants that failed, and those that it had not come to. Those that
+	// succeeded are left alone. Repeatable: one that is under way is returned. NOT_FOUND `ROLLOUT_NOT_FOUND`;
+	// FAILED_PRECONDITION `ROLLOUT_RUNNING` while another one is.
 	RetryRollout(ctx context.Context, in *RetryRolloutRequest, opts ...grpc.CallOption) (*RetryRolloutResponse, error)
 }
 
@@ -176,11 +181,12 @@ func (c *rolloutServiceClient) RetryRollout(ctx context.Context, in *RetryRollou
 //
 // RolloutService migrates many tenants as one operation that can be watched. Operators only.
 type RolloutServiceServer interface {
-	// StartRollout stores the newest migrations as a release and begins to bring the selected tenants to it: a canary
-	// first, then the rest with bounded concurrency, going on past tenants that fail. It answers at once; watch it with
-	// WatchRollout. Repeatable by `request_id`, and a start while one with the same release and selector is RUNNING returns
-	// that one. FAILED_PRECONDITION `CHECKSUM_MISMATCH` with no tenant touched; NOT_FOUND `COMPANY_NOT_FOUND`,
-	// `CLUSTER_NOT_FOUND`; FAILED_PRECONDITION `ROLLOUT_RUNNING` while another one is.
+	// StartRollout stores the newest migrations as a release, has the lint gate judge it, and begins to bring the selected
+	// tenants to it: a canary first, which may soak, then in growing waves with bounded concurrency, going on past tenants
+	// that fail until the failure budget is used up. It answers at once; watch it with WatchRollout. Repeatable by
+	// `request_id`, and a start while one with the same release and selector is RUNNING or PAUSED returns that one.
+	// FAILED_PRECONDITION `CHECKSUM_MISMATCH` and `MIGRATION_BLOCKED` (a destructive change; see `force`) with no tenant
+	// touched; NOT_FOUND `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND`; FAILED_PRECONDITION `ROLLOUT_RUNNING` while another one is.
 	StartRollout(context.Context, *StartRolloutRequest) (*StartRolloutResponse, error)
 	// GetRollout returns a rollout and its counts. Repeatable. NOT_FOUND `ROLLOUT_NOT_FOUND`.
 	GetRollout(context.Context, *GetRolloutRequest) (*GetRolloutResponse, error)
@@ -192,14 +198,18 @@ type RolloutServiceServer interface {
 	// rollout does. Repeatable; results that came before the call are not told again, see ListRolloutResults. NOT_FOUND
 	// `ROLLOUT_NOT_FOUND`.
 	WatchRollout(*WatchRolloutRequest, grpc.ServerStreamingServer[WatchRolloutResponse]) error
-	// PauseRollout lets what runs end and begins nothing more. UNIMPLEMENTED `NOT_IMPLEMENTED` in this version.
+	// PauseRollout lets what runs end and begins nothing more. Repeatable. NOT_FOUND `ROLLOUT_NOT_FOUND`;
+	// FAILED_PRECONDITION `ROLLOUT_ENDED`.
 	PauseRollout(context.Context, *PauseRolloutRequest) (*PauseRolloutResponse, error)
-	// ResumeRollout goes on with a paused rollout. UNIMPLEMENTED `NOT_IMPLEMENTED` in this version.
+	// ResumeRollout goes on with a paused rollout. Repeatable. NOT_FOUND `ROLLOUT_NOT_FOUND`; FAILED_PRECONDITION
+	// `ROLLOUT_ENDED`.
 	ResumeRollout(context.Context, *ResumeRolloutRequest) (*ResumeRolloutResponse, error)
-	// CancelRollout lets what runs end and leaves the rest as it is. UNIMPLEMENTED `NOT_IMPLEMENTED` in this version.
+	// CancelRollout lets what runs end and leaves the rest as it is. Repeatable. NOT_FOUND `ROLLOUT_NOT_FOUND`;
+	// FAILED_PRECONDITION `ROLLOUT_ENDED` when it ended otherwise.
 	CancelRollout(context.Context, *CancelRolloutRequest) (*CancelRolloutResponse, error)
-	// RetryRollout begins the failed tenants of an ended rollout again. UNIMPLEMENTED `NOT_IMPLEMENTED` in this version:
-	// start a rollout anew, which finds nothing to do in the tenants that succeeded.
+	// RetryRollout takes an ended rollout up again: the tenants that failed, and those that it had not come to. Those that
+	// succeeded are left alone. Repeatable: one that is under way is returned. NOT_FOUND `ROLLOUT_NOT_FOUND`;
+	// FAILED_PRECONDITION `ROLLOUT_RUNNING` while another one is.
 	RetryRollout(context.Context, *RetryRolloutRequest) (*RetryRolloutResponse, error)
 	mustEmbedUnimplementedRolloutServiceServer()
 }

@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -42,7 +43,9 @@ type Tenant struct {
 	// Which derivation of its role's password is in force.
 	PasswordVersion int32 `protobuf:"varint,8,opt,name=password_version,json=passwordVersion,proto3" json:"password_version,omitempty"`
 	// Names of its plugins, sorted.
-	Plugins       []string `protobuf:"bytes,9,rep,name=plugins,proto3" json:"plugins,omitempty"`
+	Plugins []string `protobuf:"bytes,9,rep,name=plugins,proto3" json:"plugins,omitempty"`
+	// When the database of a DELETING company goes; absent otherwise.
+	PurgeTime     *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=purge_time,json=purgeTime,proto3" json:"purge_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -136,6 +139,13 @@ func (x *Tenant) GetPasswordVersion() int32 {
 func (x *Tenant) GetPlugins() []string {
 	if x != nil {
 		return x.Plugins
+	}
+	return nil
+}
+
+func (x *Tenant) GetPurgeTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PurgeTime
 	}
 	return nil
 }
@@ -649,6 +659,8 @@ type ActivateTenantRequest struct {
 	CompanyId string `protobuf:"bytes,1,opt,name=company_id,json=companyId,proto3" json:"company_id,omitempty"`
 	// Version of the newest core migration its database has.
 	SchemaVersion string `protobuf:"bytes,2,opt,name=schema_version,json=schemaVersion,proto3" json:"schema_version,omitempty"`
+	// Its database's id, when that is another than was reserved; empty means that one.
+	DatabaseId    string `protobuf:"bytes,3,opt,name=database_id,json=databaseId,proto3" json:"database_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -693,6 +705,13 @@ func (x *ActivateTenantRequest) GetCompanyId() string {
 func (x *ActivateTenantRequest) GetSchemaVersion() string {
 	if x != nil {
 		return x.SchemaVersion
+	}
+	return ""
+}
+
+func (x *ActivateTenantRequest) GetDatabaseId() string {
+	if x != nil {
+		return x.DatabaseId
 	}
 	return ""
 }
@@ -1034,9 +1053,11 @@ type ListTenantsRequest struct {
 	// Only tenants on this cluster; empty means all.
 	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	// Only tenants after this company id; empty means from the first.
-	After         string `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	After string `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+	// DELETING ones, too.
+	IncludeDeleting bool `protobuf:"varint,3,opt,name=include_deleting,json=includeDeleting,proto3" json:"include_deleting,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ListTenantsRequest) Reset() {
@@ -1081,6 +1102,13 @@ func (x *ListTenantsRequest) GetAfter() string {
 		return x.After
 	}
 	return ""
+}
+
+func (x *ListTenantsRequest) GetIncludeDeleting() bool {
+	if x != nil {
+		return x.IncludeDeleting
+	}
+	return false
 }
 
 // ListTenantsResponse is some of the tenants.
@@ -1129,11 +1157,817 @@ func (x *ListTenantsResponse) GetTenants() []*Tenant {
 	return nil
 }
 
+// AddPluginRequest names a company and a plugin.
+type AddPluginRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The company's id.
+	CompanyId string `protobuf:"bytes,1,opt,name=company_id,json=companyId,proto3" json:"company_id,omitempty"`
+	// Name of the plugin.
+	Plugin string `protobuf:"bytes,2,opt,name=plugin,proto3" json:"plugin,omitempty"`
+	// Only tell whether it can have it.
+	CheckOnly bool `protobuf:"varint,3,opt,name=check_only,json=checkOnly,proto3" json:"check_only,omitempty"`
+	// Who asked for it, for the audit log.
+	Actor         string `protobuf:"bytes,4,opt,name=actor,proto3" json:"actor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddPluginRequest) Reset() {
+	*x = AddPluginRequest{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddPluginRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddPluginRequest) ProtoMessage() {}
+
+func (x *AddPluginRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddPluginRequest.ProtoReflect.Descriptor instead.
+func (*AddPluginRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *AddPluginRequest) GetCompanyId() string {
+	if x != nil {
+		return x.CompanyId
+	}
+	return ""
+}
+
+func (x *AddPluginRequest) GetPlugin() string {
+	if x != nil {
+		return x.Plugin
+	}
+	return ""
+}
+
+func (x *AddPluginRequest) GetCheckOnly() bool {
+	if x != nil {
+		return x.CheckOnly
+	}
+	return false
+}
+
+func (x *AddPluginRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+// AddPluginResponse carries the tenant as it now is.
+type AddPluginResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant.
+	Tenant        *Tenant `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddPluginResponse) Reset() {
+	*x = AddPluginResponse{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddPluginResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddPluginResponse) ProtoMessage() {}
+
+func (x *AddPluginResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddPluginResponse.ProtoReflect.Descriptor instead.
+func (*AddPluginResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *AddPluginResponse) GetTenant() *Tenant {
+	if x != nil {
+		return x.Tenant
+	}
+	return nil
+}
+
+// RemovePluginRequest names a company and a plugin.
+type RemovePluginRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The company's id.
+	CompanyId string `protobuf:"bytes,1,opt,name=company_id,json=companyId,proto3" json:"company_id,omitempty"`
+	// Name of the plugin.
+	Plugin string `protobuf:"bytes,2,opt,name=plugin,proto3" json:"plugin,omitempty"`
+	// Only tell whether it can do without.
+	CheckOnly bool `protobuf:"varint,3,opt,name=check_only,json=checkOnly,proto3" json:"check_only,omitempty"`
+	// Who asked for it, for the audit log.
+	Actor         string `protobuf:"bytes,4,opt,name=actor,proto3" json:"actor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovePluginRequest) Reset() {
+	*x = RemovePluginRequest{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovePluginRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovePluginRequest) ProtoMessage() {}
+
+func (x *RemovePluginRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovePluginRequest.ProtoReflect.Descriptor instead.
+func (*RemovePluginRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RemovePluginRequest) GetCompanyId() string {
+	if x != nil {
+		return x.CompanyId
+	}
+	return ""
+}
+
+func (x *RemovePluginRequest) GetPlugin() string {
+	if x != nil {
+		return x.Plugin
+	}
+	return ""
+}
+
+func (x *RemovePluginRequest) GetCheckOnly() bool {
+	if x != nil {
+		return x.CheckOnly
+	}
+	return false
+}
+
+func (x *RemovePluginRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+// RemovePluginResponse carries the tenant as it now is.
+type RemovePluginResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant.
+	Tenant        *Tenant `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovePluginResponse) Reset() {
+	*x = RemovePluginResponse{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovePluginResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovePluginResponse) ProtoMessage() {}
+
+func (x *RemovePluginResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovePluginResponse.ProtoReflect.Descriptor instead.
+func (*RemovePluginResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RemovePluginResponse) GetTenant() *Tenant {
+	if x != nil {
+		return x.Tenant
+	}
+	return nil
+}
+
+// BeginDeletionRequest names a company and the end of its retention.
+type BeginDeletionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The company's id.
+	CompanyId string `protobuf:"bytes,1,opt,name=company_id,json=companyId,proto3" json:"company_id,omitempty"`
+	// From when on its database may be dropped.
+	PurgeTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=purge_time,json=purgeTime,proto3" json:"purge_time,omitempty"`
+	// Who asked for it, for the audit log.
+	Actor         string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginDeletionRequest) Reset() {
+	*x = BeginDeletionRequest{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginDeletionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginDeletionRequest) ProtoMessage() {}
+
+func (x *BeginDeletionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginDeletionRequest.ProtoReflect.Descriptor instead.
+func (*BeginDeletionRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *BeginDeletionRequest) GetCompanyId() string {
+	if x != nil {
+		return x.CompanyId
+	}
+	return ""
+}
+
+func (x *BeginDeletionRequest) GetPurgeTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PurgeTime
+	}
+	return nil
+}
+
+func (x *BeginDeletionRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+// BeginDeletionResponse carries the tenant as it now is.
+type BeginDeletionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant.
+	Tenant        *Tenant `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginDeletionResponse) Reset() {
+	*x = BeginDeletionResponse{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginDeletionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginDeletionResponse) ProtoMessage() {}
+
+func (x *BeginDeletionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginDeletionResponse.ProtoReflect.Descriptor instead.
+func (*BeginDeletionResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *BeginDeletionResponse) GetTenant() *Tenant {
+	if x != nil {
+		return x.Tenant
+	}
+	return nil
+}
+
+// CancelDeletionRequest names a company.
+type CancelDeletionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The company's id.
+	CompanyId string `protobuf:"bytes,1,opt,name=company_id,json=companyId,proto3" json:"company_id,omitempty"`
+	// Who asked for it, for the audit log.
+	Actor         string `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelDeletionRequest) Reset() {
+	*x = CancelDeletionRequest{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelDeletionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelDeletionRequest) ProtoMessage() {}
+
+func (x *CancelDeletionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelDeletionRequest.ProtoReflect.Descriptor instead.
+func (*CancelDeletionRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *CancelDeletionRequest) GetCompanyId() string {
+	if x != nil {
+		return x.CompanyId
+	}
+	return ""
+}
+
+func (x *CancelDeletionRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+// CancelDeletionResponse carries the tenant as it now is.
+type CancelDeletionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant.
+	Tenant        *Tenant `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelDeletionResponse) Reset() {
+	*x = CancelDeletionResponse{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelDeletionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelDeletionResponse) ProtoMessage() {}
+
+func (x *CancelDeletionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelDeletionResponse.ProtoReflect.Descriptor instead.
+func (*CancelDeletionResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *CancelDeletionResponse) GetTenant() *Tenant {
+	if x != nil {
+		return x.Tenant
+	}
+	return nil
+}
+
+// EndDeletionRequest names a company of which nothing is left.
+type EndDeletionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The company's id.
+	CompanyId     string `protobuf:"bytes,1,opt,name=company_id,json=companyId,proto3" json:"company_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndDeletionRequest) Reset() {
+	*x = EndDeletionRequest{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndDeletionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndDeletionRequest) ProtoMessage() {}
+
+func (x *EndDeletionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndDeletionRequest.ProtoReflect.Descriptor instead.
+func (*EndDeletionRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *EndDeletionRequest) GetCompanyId() string {
+	if x != nil {
+		return x.CompanyId
+	}
+	return ""
+}
+
+// EndDeletionResponse carries the tenant as it now is.
+type EndDeletionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant.
+	Tenant        *Tenant `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndDeletionResponse) Reset() {
+	*x = EndDeletionResponse{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndDeletionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndDeletionResponse) ProtoMessage() {}
+
+func (x *EndDeletionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndDeletionResponse.ProtoReflect.Descriptor instead.
+func (*EndDeletionResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *EndDeletionResponse) GetTenant() *Tenant {
+	if x != nil {
+		return x.Tenant
+	}
+	return nil
+}
+
+// SwitchDatabaseRequest names a company and two databases.
+type SwitchDatabaseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The company's id.
+	CompanyId string `protobuf:"bytes,1,opt,name=company_id,json=companyId,proto3" json:"company_id,omitempty"`
+	// Id of the database it has.
+	FromDatabaseId string `protobuf:"bytes,2,opt,name=from_database_id,json=fromDatabaseId,proto3" json:"from_database_id,omitempty"`
+	// Id of the database it gets.
+	ToDatabaseId string `protobuf:"bytes,3,opt,name=to_database_id,json=toDatabaseId,proto3" json:"to_database_id,omitempty"`
+	// Name of the cluster that holds the new one.
+	Cluster string `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Version of the newest core migration the new one has.
+	SchemaVersion string `protobuf:"bytes,5,opt,name=schema_version,json=schemaVersion,proto3" json:"schema_version,omitempty"`
+	// Why, in a word for the audit log: `restored`.
+	Action string `protobuf:"bytes,6,opt,name=action,proto3" json:"action,omitempty"`
+	// Who asked for it, for the audit log.
+	Actor         string `protobuf:"bytes,7,opt,name=actor,proto3" json:"actor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SwitchDatabaseRequest) Reset() {
+	*x = SwitchDatabaseRequest{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SwitchDatabaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SwitchDatabaseRequest) ProtoMessage() {}
+
+func (x *SwitchDatabaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SwitchDatabaseRequest.ProtoReflect.Descriptor instead.
+func (*SwitchDatabaseRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *SwitchDatabaseRequest) GetCompanyId() string {
+	if x != nil {
+		return x.CompanyId
+	}
+	return ""
+}
+
+func (x *SwitchDatabaseRequest) GetFromDatabaseId() string {
+	if x != nil {
+		return x.FromDatabaseId
+	}
+	return ""
+}
+
+func (x *SwitchDatabaseRequest) GetToDatabaseId() string {
+	if x != nil {
+		return x.ToDatabaseId
+	}
+	return ""
+}
+
+func (x *SwitchDatabaseRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *SwitchDatabaseRequest) GetSchemaVersion() string {
+	if x != nil {
+		return x.SchemaVersion
+	}
+	return ""
+}
+
+func (x *SwitchDatabaseRequest) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *SwitchDatabaseRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+// SwitchDatabaseResponse carries the tenant as it now is.
+type SwitchDatabaseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant.
+	Tenant        *Tenant `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SwitchDatabaseResponse) Reset() {
+	*x = SwitchDatabaseResponse{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SwitchDatabaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SwitchDatabaseResponse) ProtoMessage() {}
+
+func (x *SwitchDatabaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SwitchDatabaseResponse.ProtoReflect.Descriptor instead.
+func (*SwitchDatabaseResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *SwitchDatabaseResponse) GetTenant() *Tenant {
+	if x != nil {
+		return x.Tenant
+	}
+	return nil
+}
+
+// RecordEventRequest is an entry of the audit log.
+type RecordEventRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was done, such as `rollout.forced`.
+	Action string `protobuf:"bytes,1,opt,name=action,proto3" json:"action,omitempty"`
+	// The company's id; empty when it was about no one company.
+	CompanyId string `protobuf:"bytes,2,opt,name=company_id,json=companyId,proto3" json:"company_id,omitempty"`
+	// What it was done to.
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	// More of it.
+	Details map[string]string `protobuf:"bytes,4,rep,name=details,proto3" json:"details,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Who asked for it.
+	Actor         string `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordEventRequest) Reset() {
+	*x = RecordEventRequest{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordEventRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordEventRequest) ProtoMessage() {}
+
+func (x *RecordEventRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordEventRequest.ProtoReflect.Descriptor instead.
+func (*RecordEventRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RecordEventRequest) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *RecordEventRequest) GetCompanyId() string {
+	if x != nil {
+		return x.CompanyId
+	}
+	return ""
+}
+
+func (x *RecordEventRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *RecordEventRequest) GetDetails() map[string]string {
+	if x != nil {
+		return x.Details
+	}
+	return nil
+}
+
+func (x *RecordEventRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+// RecordEventResponse says it is recorded.
+type RecordEventResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordEventResponse) Reset() {
+	*x = RecordEventResponse{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordEventResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordEventResponse) ProtoMessage() {}
+
+func (x *RecordEventResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordEventResponse.ProtoReflect.Descriptor instead.
+func (*RecordEventResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{31}
+}
+
 var File_tenantry_registry_v1_tenant_proto protoreflect.FileDescriptor
 
 const file_tenantry_registry_v1_tenant_proto_rawDesc = "" +
 	"\n" +
-	"!tenantry/registry/v1/tenant.proto\x12\x14tenantry.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\"tenantry/registry/v1/company.proto\"\xb0\x02\n" +
+	"!tenantry/registry/v1/tenant.proto\x12\x14tenantry.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"tenantry/registry/v1/company.proto\"\xeb\x02\n" +
 	"\x06Tenant\x12\x1d\n" +
 	"\n" +
 	"company_id\x18\x01 \x01(\tR\tcompanyId\x12\x12\n" +
@@ -1145,7 +1979,10 @@ const file_tenantry_registry_v1_tenant_proto_rawDesc = "" +
 	"\x05state\x18\x06 \x01(\x0e2\".tenantry.registry.v1.CompanyStateR\x05state\x12%\n" +
 	"\x0eschema_version\x18\a \x01(\tR\rschemaVersion\x12)\n" +
 	"\x10password_version\x18\b \x01(\x05R\x0fpasswordVersion\x12\x18\n" +
-	"\aplugins\x18\t \x03(\tR\aplugins\"\x93\x02\n" +
+	"\aplugins\x18\t \x03(\tR\aplugins\x129\n" +
+	"\n" +
+	"purge_time\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\tpurgeTime\"\x93\x02\n" +
 	"\fCompanyDraft\x12\x1e\n" +
 	"\x04name\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x04name\x12B\n" +
@@ -1197,11 +2034,13 @@ const file_tenantry_registry_v1_tenant_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\trequestId\"]\n" +
 	"\x16GetReservationResponse\x12C\n" +
-	"\vreservation\x18\x01 \x01(\v2!.tenantry.registry.v1.ReservationR\vreservation\"r\n" +
+	"\vreservation\x18\x01 \x01(\v2!.tenantry.registry.v1.ReservationR\vreservation\"\xa0\x01\n" +
 	"\x15ActivateTenantRequest\x12'\n" +
 	"\n" +
 	"company_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\tcompanyId\x120\n" +
-	"\x0eschema_version\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\rschemaVersion\"N\n" +
+	"\x0eschema_version\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\rschemaVersion\x12,\n" +
+	"\vdatabase_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\n" +
+	"databaseId\"N\n" +
 	"\x16ActivateTenantResponse\x124\n" +
 	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"`\n" +
 	"\x11FailTenantRequest\x12'\n" +
@@ -1219,12 +2058,73 @@ const file_tenantry_registry_v1_tenant_proto_rawDesc = "" +
 	"\x10GetTenantRequest\x12E\n" +
 	"\acompany\x18\x01 \x01(\tB+\xbaH(r&2$^[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\acompany\"I\n" +
 	"\x11GetTenantResponse\x124\n" +
-	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"Z\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"\x85\x01\n" +
 	"\x12ListTenantsRequest\x12!\n" +
 	"\acluster\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18?R\acluster\x12!\n" +
-	"\x05after\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\x05after\"M\n" +
+	"\x05after\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\x05after\x12)\n" +
+	"\x10include_deleting\x18\x03 \x01(\bR\x0fincludeDeleting\"M\n" +
 	"\x13ListTenantsResponse\x126\n" +
-	"\atenants\x18\x01 \x03(\v2\x1c.tenantry.registry.v1.TenantR\atenants2\xf4\x05\n" +
+	"\atenants\x18\x01 \x03(\v2\x1c.tenantry.registry.v1.TenantR\atenants\"\x9d\x01\n" +
+	"\x10AddPluginRequest\x12'\n" +
+	"\n" +
+	"company_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\tcompanyId\x12!\n" +
+	"\x06plugin\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x06plugin\x12\x1d\n" +
+	"\n" +
+	"check_only\x18\x03 \x01(\bR\tcheckOnly\x12\x1e\n" +
+	"\x05actor\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05actor\"I\n" +
+	"\x11AddPluginResponse\x124\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"\xa0\x01\n" +
+	"\x13RemovePluginRequest\x12'\n" +
+	"\n" +
+	"company_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\tcompanyId\x12!\n" +
+	"\x06plugin\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x06plugin\x12\x1d\n" +
+	"\n" +
+	"check_only\x18\x03 \x01(\bR\tcheckOnly\x12\x1e\n" +
+	"\x05actor\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05actor\"L\n" +
+	"\x14RemovePluginResponse\x124\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"\xa2\x01\n" +
+	"\x14BeginDeletionRequest\x12'\n" +
+	"\n" +
+	"company_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\tcompanyId\x12A\n" +
+	"\n" +
+	"purge_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\tpurgeTime\x12\x1e\n" +
+	"\x05actor\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05actor\"M\n" +
+	"\x15BeginDeletionResponse\x124\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"`\n" +
+	"\x15CancelDeletionRequest\x12'\n" +
+	"\n" +
+	"company_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\tcompanyId\x12\x1e\n" +
+	"\x05actor\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05actor\"N\n" +
+	"\x16CancelDeletionResponse\x124\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"=\n" +
+	"\x12EndDeletionRequest\x12'\n" +
+	"\n" +
+	"company_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\tcompanyId\"K\n" +
+	"\x13EndDeletionResponse\x124\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"\xbe\x02\n" +
+	"\x15SwitchDatabaseRequest\x12'\n" +
+	"\n" +
+	"company_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\tcompanyId\x122\n" +
+	"\x10from_database_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0efromDatabaseId\x12.\n" +
+	"\x0eto_database_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\ftoDatabaseId\x12#\n" +
+	"\acluster\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\acluster\x120\n" +
+	"\x0eschema_version\x18\x05 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\rschemaVersion\x12!\n" +
+	"\x06action\x18\x06 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18<R\x06action\x12\x1e\n" +
+	"\x05actor\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05actor\"N\n" +
+	"\x16SwitchDatabaseResponse\x124\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"\xc0\x02\n" +
+	"\x12RecordEventRequest\x12!\n" +
+	"\x06action\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18<R\x06action\x12*\n" +
+	"\n" +
+	"company_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\tcompanyId\x12\"\n" +
+	"\asubject\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\asubject\x12Y\n" +
+	"\adetails\x18\x04 \x03(\v25.tenantry.registry.v1.RecordEventRequest.DetailsEntryB\b\xbaH\x05\x9a\x01\x02\x10\x14R\adetails\x12 \n" +
+	"\x05actor\x18\x05 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x05actor\x1a:\n" +
+	"\fDetailsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x15\n" +
+	"\x13RecordEventResponse2\xc5\v\n" +
 	"\rTenantService\x12h\n" +
 	"\rReserveTenant\x12*.tenantry.registry.v1.ReserveTenantRequest\x1a+.tenantry.registry.v1.ReserveTenantResponse\x12k\n" +
 	"\x0eGetReservation\x12+.tenantry.registry.v1.GetReservationRequest\x1a,.tenantry.registry.v1.GetReservationResponse\x12k\n" +
@@ -1233,7 +2133,14 @@ const file_tenantry_registry_v1_tenant_proto_rawDesc = "" +
 	"FailTenant\x12'.tenantry.registry.v1.FailTenantRequest\x1a(.tenantry.registry.v1.FailTenantResponse\x12z\n" +
 	"\x13RecordSchemaVersion\x120.tenantry.registry.v1.RecordSchemaVersionRequest\x1a1.tenantry.registry.v1.RecordSchemaVersionResponse\x12\\\n" +
 	"\tGetTenant\x12&.tenantry.registry.v1.GetTenantRequest\x1a'.tenantry.registry.v1.GetTenantResponse\x12d\n" +
-	"\vListTenants\x12(.tenantry.registry.v1.ListTenantsRequest\x1a).tenantry.registry.v1.ListTenantsResponse0\x01B\xe4\x01\n" +
+	"\vListTenants\x12(.tenantry.registry.v1.ListTenantsRequest\x1a).tenantry.registry.v1.ListTenantsResponse0\x01\x12\\\n" +
+	"\tAddPlugin\x12&.tenantry.registry.v1.AddPluginRequest\x1a'.tenantry.registry.v1.AddPluginResponse\x12e\n" +
+	"\fRemovePlugin\x12).tenantry.registry.v1.RemovePluginRequest\x1a*.tenantry.registry.v1.RemovePluginResponse\x12h\n" +
+	"\rBeginDeletion\x12*.tenantry.registry.v1.BeginDeletionRequest\x1a+.tenantry.registry.v1.BeginDeletionResponse\x12k\n" +
+	"\x0eCancelDeletion\x12+.tenantry.registry.v1.CancelDeletionRequest\x1a,.tenantry.registry.v1.CancelDeletionResponse\x12b\n" +
+	"\vEndDeletion\x12(.tenantry.registry.v1.EndDeletionRequest\x1a).tenantry.registry.v1.EndDeletionResponse\x12k\n" +
+	"\x0eSwitchDatabase\x12+.tenantry.registry.v1.SwitchDatabaseRequest\x1a,.tenantry.registry.v1.SwitchDatabaseResponse\x12b\n" +
+	"\vRecordEvent\x12(.tenantry.registry.v1.RecordEventRequest\x1a).tenantry.registry.v1.RecordEventResponseB\xe4\x01\n" +
 	"\x18com.tenantry.registry.v1B\vTenantProtoP\x01ZIgithub.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1;registryv1\xa2\x02\x03TRX\xaa\x02\x14Tenantry.Registry.V1\xca\x02\x14Tenantry\\Registry\\V1\xe2\x02 Tenantry\\Registry\\V1\\GPBMetadata\xea\x02\x16Tenantry::Registry::V1b\x06proto3"
 
 var (
@@ -1248,7 +2155,7 @@ func file_tenantry_registry_v1_tenant_proto_rawDescGZIP() []byte {
 	return file_tenantry_registry_v1_tenant_proto_rawDescData
 }
 
-var file_tenantry_registry_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_tenantry_registry_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_tenantry_registry_v1_tenant_proto_goTypes = []any{
 	(*Tenant)(nil),                      // 0: tenantry.registry.v1.Tenant
 	(*CompanyDraft)(nil),                // 1: tenantry.registry.v1.CompanyDraft
@@ -1268,39 +2175,78 @@ var file_tenantry_registry_v1_tenant_proto_goTypes = []any{
 	(*GetTenantResponse)(nil),           // 15: tenantry.registry.v1.GetTenantResponse
 	(*ListTenantsRequest)(nil),          // 16: tenantry.registry.v1.ListTenantsRequest
 	(*ListTenantsResponse)(nil),         // 17: tenantry.registry.v1.ListTenantsResponse
-	(CompanyState)(0),                   // 18: tenantry.registry.v1.CompanyState
+	(*AddPluginRequest)(nil),            // 18: tenantry.registry.v1.AddPluginRequest
+	(*AddPluginResponse)(nil),           // 19: tenantry.registry.v1.AddPluginResponse
+	(*RemovePluginRequest)(nil),         // 20: tenantry.registry.v1.RemovePluginRequest
+	(*RemovePluginResponse)(nil),        // 21: tenantry.registry.v1.RemovePluginResponse
+	(*BeginDeletionRequest)(nil),        // 22: tenantry.registry.v1.BeginDeletionRequest
+	(*BeginDeletionResponse)(nil),       // 23: tenantry.registry.v1.BeginDeletionResponse
+	(*CancelDeletionRequest)(nil),       // 24: tenantry.registry.v1.CancelDeletionRequest
+	(*CancelDeletionResponse)(nil),      // 25: tenantry.registry.v1.CancelDeletionResponse
+	(*EndDeletionRequest)(nil),          // 26: tenantry.registry.v1.EndDeletionRequest
+	(*EndDeletionResponse)(nil),         // 27: tenantry.registry.v1.EndDeletionResponse
+	(*SwitchDatabaseRequest)(nil),       // 28: tenantry.registry.v1.SwitchDatabaseRequest
+	(*SwitchDatabaseResponse)(nil),      // 29: tenantry.registry.v1.SwitchDatabaseResponse
+	(*RecordEventRequest)(nil),          // 30: tenantry.registry.v1.RecordEventRequest
+	(*RecordEventResponse)(nil),         // 31: tenantry.registry.v1.RecordEventResponse
+	nil,                                 // 32: tenantry.registry.v1.RecordEventRequest.DetailsEntry
+	(CompanyState)(0),                   // 33: tenantry.registry.v1.CompanyState
+	(*timestamppb.Timestamp)(nil),       // 34: google.protobuf.Timestamp
 }
 var file_tenantry_registry_v1_tenant_proto_depIdxs = []int32{
-	18, // 0: tenantry.registry.v1.Tenant.state:type_name -> tenantry.registry.v1.CompanyState
-	1,  // 1: tenantry.registry.v1.ReserveTenantRequest.company:type_name -> tenantry.registry.v1.CompanyDraft
-	2,  // 2: tenantry.registry.v1.ReserveTenantRequest.owner:type_name -> tenantry.registry.v1.OwnerDraft
-	0,  // 3: tenantry.registry.v1.Reservation.tenant:type_name -> tenantry.registry.v1.Tenant
-	1,  // 4: tenantry.registry.v1.Reservation.company:type_name -> tenantry.registry.v1.CompanyDraft
-	4,  // 5: tenantry.registry.v1.ReserveTenantResponse.reservation:type_name -> tenantry.registry.v1.Reservation
-	4,  // 6: tenantry.registry.v1.GetReservationResponse.reservation:type_name -> tenantry.registry.v1.Reservation
-	0,  // 7: tenantry.registry.v1.ActivateTenantResponse.tenant:type_name -> tenantry.registry.v1.Tenant
-	0,  // 8: tenantry.registry.v1.FailTenantResponse.tenant:type_name -> tenantry.registry.v1.Tenant
-	0,  // 9: tenantry.registry.v1.GetTenantResponse.tenant:type_name -> tenantry.registry.v1.Tenant
-	0,  // 10: tenantry.registry.v1.ListTenantsResponse.tenants:type_name -> tenantry.registry.v1.Tenant
-	3,  // 11: tenantry.registry.v1.TenantService.ReserveTenant:input_type -> tenantry.registry.v1.ReserveTenantRequest
-	6,  // 12: tenantry.registry.v1.TenantService.GetReservation:input_type -> tenantry.registry.v1.GetReservationRequest
-	8,  // 13: tenantry.registry.v1.TenantService.ActivateTenant:input_type -> tenantry.registry.v1.ActivateTenantRequest
-	10, // 14: tenantry.registry.v1.TenantService.FailTenant:input_type -> tenantry.registry.v1.FailTenantRequest
-	12, // 15: tenantry.registry.v1.TenantService.RecordSchemaVersion:input_type -> tenantry.registry.v1.RecordSchemaVersionRequest
-	14, // 16: tenantry.registry.v1.TenantService.GetTenant:input_type -> tenantry.registry.v1.GetTenantRequest
-	16, // 17: tenantry.registry.v1.TenantService.ListTenants:input_type -> tenantry.registry.v1.ListTenantsRequest
-	5,  // 18: tenantry.registry.v1.TenantService.ReserveTenant:output_type -> tenantry.registry.v1.ReserveTenantResponse
-	7,  // 19: tenantry.registry.v1.TenantService.GetReservation:output_type -> tenantry.registry.v1.GetReservationResponse
-	9,  // 20: tenantry.registry.v1.TenantService.ActivateTenant:output_type -> tenantry.registry.v1.ActivateTenantResponse
-	11, // 21: tenantry.registry.v1.TenantService.FailTenant:output_type -> tenantry.registry.v1.FailTenantResponse
-	13, // 22: tenantry.registry.v1.TenantService.RecordSchemaVersion:output_type -> tenantry.registry.v1.RecordSchemaVersionResponse
-	15, // 23: tenantry.registry.v1.TenantService.GetTenant:output_type -> tenantry.registry.v1.GetTenantResponse
-	17, // 24: tenantry.registry.v1.TenantService.ListTenants:output_type -> tenantry.registry.v1.ListTenantsResponse
-	18, // [18:25] is the sub-list for method output_type
-	11, // [11:18] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	33, // 0: tenantry.registry.v1.Tenant.state:type_name -> tenantry.registry.v1.CompanyState
+	34, // 1: tenantry.registry.v1.Tenant.purge_time:type_name -> google.protobuf.Timestamp
+	1,  // 2: tenantry.registry.v1.ReserveTenantRequest.company:type_name -> tenantry.registry.v1.CompanyDraft
+	2,  // 3: tenantry.registry.v1.ReserveTenantRequest.owner:type_name -> tenantry.registry.v1.OwnerDraft
+	0,  // 4: tenantry.registry.v1.Reservation.tenant:type_name -> tenantry.registry.v1.Tenant
+	1,  // 5: tenantry.registry.v1.Reservation.company:type_name -> tenantry.registry.v1.CompanyDraft
+	4,  // 6: tenantry.registry.v1.ReserveTenantResponse.reservation:type_name -> tenantry.registry.v1.Reservation
+	4,  // 7: tenantry.registry.v1.GetReservationResponse.reservation:type_name -> tenantry.registry.v1.Reservation
+	0,  // 8: tenantry.registry.v1.ActivateTenantResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	0,  // 9: tenantry.registry.v1.FailTenantResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	0,  // 10: tenantry.registry.v1.GetTenantResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	0,  // 11: tenantry.registry.v1.ListTenantsResponse.tenants:type_name -> tenantry.registry.v1.Tenant
+	0,  // 12: tenantry.registry.v1.AddPluginResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	0,  // 13: tenantry.registry.v1.RemovePluginResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	34, // 14: tenantry.registry.v1.BeginDeletionRequest.purge_time:type_name -> google.protobuf.Timestamp
+	0,  // 15: tenantry.registry.v1.BeginDeletionResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	0,  // 16: tenantry.registry.v1.CancelDeletionResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	0,  // 17: tenantry.registry.v1.EndDeletionResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	0,  // 18: tenantry.registry.v1.SwitchDatabaseResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	32, // 19: tenantry.registry.v1.RecordEventRequest.details:type_name -> tenantry.registry.v1.RecordEventRequest.DetailsEntry
+	3,  // 20: tenantry.registry.v1.TenantService.ReserveTenant:input_type -> tenantry.registry.v1.ReserveTenantRequest
+	6,  // 21: tenantry.registry.v1.TenantService.GetReservation:input_type -> tenantry.registry.v1.GetReservationRequest
+	8,  // 22: tenantry.registry.v1.TenantService.ActivateTenant:input_type -> tenantry.registry.v1.ActivateTenantRequest
+	10, // 23: tenantry.registry.v1.TenantService.FailTenant:input_type -> tenantry.registry.v1.FailTenantRequest
+	12, // 24: tenantry.registry.v1.TenantService.RecordSchemaVersion:input_type -> tenantry.registry.v1.RecordSchemaVersionRequest
+	14, // 25: tenantry.registry.v1.TenantService.GetTenant:input_type -> tenantry.registry.v1.GetTenantRequest
+	16, // 26: tenantry.registry.v1.TenantService.ListTenants:input_type -> tenantry.registry.v1.ListTenantsRequest
+	18, // 27: tenantry.registry.v1.TenantService.AddPlugin:input_type -> tenantry.registry.v1.AddPluginRequest
+	20, // 28: tenantry.registry.v1.TenantService.RemovePlugin:input_type -> tenantry.registry.v1.RemovePluginRequest
+	22, // 29: tenantry.registry.v1.TenantService.BeginDeletion:input_type -> tenantry.registry.v1.BeginDeletionRequest
+	24, // 30: tenantry.registry.v1.TenantService.CancelDeletion:input_type -> tenantry.registry.v1.CancelDeletionRequest
+	26, // 31: tenantry.registry.v1.TenantService.EndDeletion:input_type -> tenantry.registry.v1.EndDeletionRequest
+	28, // 32: tenantry.registry.v1.TenantService.SwitchDatabase:input_type -> tenantry.registry.v1.SwitchDatabaseRequest
+	30, // 33: tenantry.registry.v1.TenantService.RecordEvent:input_type -> tenantry.registry.v1.RecordEventRequest
+	5,  // 34: tenantry.registry.v1.TenantService.ReserveTenant:output_type -> tenantry.registry.v1.ReserveTenantResponse
+	7,  // 35: tenantry.registry.v1.TenantService.GetReservation:output_type -> tenantry.registry.v1.GetReservationResponse
+	9,  // 36: tenantry.registry.v1.TenantService.ActivateTenant:output_type -> tenantry.registry.v1.ActivateTenantResponse
+	11, // 37: tenantry.registry.v1.TenantService.FailTenant:output_type -> tenantry.registry.v1.FailTenantResponse
+	13, // 38: tenantry.registry.v1.TenantService.RecordSchemaVersion:output_type -> tenantry.registry.v1.RecordSchemaVersionResponse
+	15, // 39: tenantry.registry.v1.TenantService.GetTenant:output_type -> tenantry.registry.v1.GetTenantResponse
+	17, // 40: tenantry.registry.v1.TenantService.ListTenants:output_type -> tenantry.registry.v1.ListTenantsResponse
+	19, // 41: tenantry.registry.v1.TenantService.AddPlugin:output_type -> tenantry.registry.v1.AddPluginResponse
+	21, // 42: tenantry.registry.v1.TenantService.RemovePlugin:output_type -> tenantry.registry.v1.RemovePluginResponse
+	23, // 43: tenantry.registry.v1.TenantService.BeginDeletion:output_type -> tenantry.registry.v1.BeginDeletionResponse
+	25, // 44: tenantry.registry.v1.TenantService.CancelDeletion:output_type -> tenantry.registry.v1.CancelDeletionResponse
+	27, // 45: tenantry.registry.v1.TenantService.EndDeletion:output_type -> tenantry.registry.v1.EndDeletionResponse
+	29, // 46: tenantry.registry.v1.TenantService.SwitchDatabase:output_type -> tenantry.registry.v1.SwitchDatabaseResponse
+	31, // 47: tenantry.registry.v1.TenantService.RecordEvent:output_type -> tenantry.registry.v1.RecordEventResponse
+	34, // [34:48] is the sub-list for method output_type
+	20, // [20:34] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_tenantry_registry_v1_tenant_proto_init() }
@@ -1315,7 +2261,7 @@ func file_tenantry_registry_v1_tenant_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenantry_registry_v1_tenant_proto_rawDesc), len(file_tenantry_registry_v1_tenant_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

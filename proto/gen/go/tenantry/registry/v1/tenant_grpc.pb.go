@@ -26,6 +26,13 @@ const (
 	TenantService_RecordSchemaVersion_FullMethodName = "/tenantry.registry.v1.TenantService/RecordSchemaVersion"
 	TenantService_GetTenant_FullMethodName           = "/tenantry.registry.v1.TenantService/GetTenant"
 	TenantService_ListTenants_FullMethodName         = "/tenantry.registry.v1.TenantService/ListTenants"
+	TenantService_AddPlugin_FullMethodName           = "/tenantry.registry.v1.TenantService/AddPlugin"
+	TenantService_RemovePlugin_FullMethodName        = "/tenantry.registry.v1.TenantService/RemovePlugin"
+	TenantService_BeginDeletion_FullMethodName       = "/tenantry.registry.v1.TenantService/BeginDeletion"
+	TenantService_CancelDeletion_FullMethodName      = "/tenantry.registry.v1.TenantService/CancelDeletion"
+	TenantService_EndDeletion_FullMethodName         = "/tenantry.registry.v1.TenantService/EndDeletion"
+	TenantService_SwitchDatabase_FullMethodName      = "/tenantry.registry.v1.TenantService/SwitchDatabase"
+	TenantService_RecordEvent_FullMethodName         = "/tenantry.registry.v1.TenantService/RecordEvent"
 )
 
 // TenantServiceClient is the client API for TenantService service.
@@ -56,9 +63,31 @@ type TenantServiceClient interface {
 	RecordSchemaVersion(ctx context.Context, in *RecordSchemaVersionRequest, opts ...grpc.CallOption) (*RecordSchemaVersionResponse, error)
 	// GetTenant returns one tenant. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`.
 	GetTenant(ctx context.Context, in *GetTenantRequest, opts ...grpc.CallOption) (*GetTenantResponse, error)
-	// ListTenants streams the tenants that have a database (ACTIVE, SUSPENDED, MAINTENANCE) in order of company id.
-	// Repeatable; `after` goes on from where a stream broke.
+	// ListTenants streams the tenants that have a database (ACTIVE, SUSPENDED, MAINTENANCE, and DELETING ones if asked for)
+	// in order of company id. Repeatable; `after` goes on from where a stream broke.
 	ListTenants(ctx context.Context, in *ListTenantsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListTenantsResponse], error)
+	// AddPlugin gives a company a plugin. Call it when the plugin's tables are there. Repeatable. NOT_FOUND
+	// `COMPANY_NOT_FOUND`, `PLUGIN_NOT_FOUND`; FAILED_PRECONDITION `PLUGIN_REQUIREMENT_MISSING`, `PLUGIN_UNSUITABLE`. With
+	// `check_only` it changes nothing and has the same errors.
+	AddPlugin(ctx context.Context, in *AddPluginRequest, opts ...grpc.CallOption) (*AddPluginResponse, error)
+	// RemovePlugin takes a plugin from a company. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`, `PLUGIN_NOT_FOUND`;
+	// FAILED_PRECONDITION `PLUGIN_REQUIRED` while another of the company's plugins needs it.
+	RemovePlugin(ctx context.Context, in *RemovePluginRequest, opts ...grpc.CallOption) (*RemovePluginResponse, error)
+	// BeginDeletion closes a company that is ACTIVE, SUSPENDED or in MAINTENANCE until `purge_time`. Repeatable: a DELETING
+	// one keeps its time. NOT_FOUND `COMPANY_NOT_FOUND`.
+	BeginDeletion(ctx context.Context, in *BeginDeletionRequest, opts ...grpc.CallOption) (*BeginDeletionResponse, error)
+	// CancelDeletion gives a DELETING company the state back that it had. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`;
+	// FAILED_PRECONDITION `PURGE_TIME_PASSED` when its database may be gone by now.
+	CancelDeletion(ctx context.Context, in *CancelDeletionRequest, opts ...grpc.CallOption) (*CancelDeletionResponse, error)
+	// EndDeletion makes a DELETING company DELETED: its slug and its users' e-mails are free again, its users and keys are
+	// gone. Call it when its database and role are dropped. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`.
+	EndDeletion(ctx context.Context, in *EndDeletionRequest, opts ...grpc.CallOption) (*EndDeletionResponse, error)
+	// SwitchDatabase gives a company another database, which is whole, in the place of the one it has. Repeatable: it
+	// answers the same once it has the new one. NOT_FOUND `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND`; FAILED_PRECONDITION
+	// `DATABASE_CHANGED` when it has neither.
+	SwitchDatabase(ctx context.Context, in *SwitchDatabaseRequest, opts ...grpc.CallOption) (*SwitchDatabaseResponse, error)
+	// RecordEvent writes what a provisioner did for somebody into the audit log. Not repeatable.
+	RecordEvent(ctx context.Context, in *RecordEventRequest, opts ...grpc.CallOption) (*RecordEventResponse, error)
 }
 
 type tenantServiceClient struct {
@@ -148,6 +177,76 @@ func (c *tenantServiceClient) ListTenants(ctx context.Context, in *ListTenantsRe
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type TenantService_ListTenantsClient = grpc.ServerStreamingClient[ListTenantsResponse]
 
+func (c *tenantServiceClient) AddPlugin(ctx context.Context, in *AddPluginRequest, opts ...grpc.CallOption) (*AddPluginResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AddPluginResponse)
+	err := c.cc.Invoke(ctx, TenantService_AddPlugin_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tenantServiceClient) RemovePlugin(ctx context.Context, in *RemovePluginRequest, opts ...grpc.CallOption) (*RemovePluginResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemovePluginResponse)
+	err := c.cc.Invoke(ctx, TenantService_RemovePlugin_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tenantServiceClient) BeginDeletion(ctx context.Context, in *BeginDeletionRequest, opts ...grpc.CallOption) (*BeginDeletionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BeginDeletionResponse)
+	err := c.cc.Invoke(ctx, TenantService_BeginDeletion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tenantServiceClient) CancelDeletion(ctx context.Context, in *CancelDeletionRequest, opts ...grpc.CallOption) (*CancelDeletionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelDeletionResponse)
+	err := c.cc.Invoke(ctx, TenantService_CancelDeletion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tenantServiceClient) EndDeletion(ctx context.Context, in *EndDeletionRequest, opts ...grpc.CallOption) (*EndDeletionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EndDeletionResponse)
+	err := c.cc.Invoke(ctx, TenantService_EndDeletion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tenantServiceClient) SwitchDatabase(ctx context.Context, in *SwitchDatabaseRequest, opts ...grpc.CallOption) (*SwitchDatabaseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SwitchDatabaseResponse)
+	err := c.cc.Invoke(ctx, TenantService_SwitchDatabase_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tenantServiceClient) RecordEvent(ctx context.Context, in *RecordEventRequest, opts ...grpc.CallOption) (*RecordEventResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecordEventResponse)
+	err := c.cc.Invoke(ctx, TenantService_RecordEvent_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TenantServiceServer is the server API for TenantService service.
 // All implementations must embed UnimplementedTenantServiceServer
 // for forward compatibility.
@@ -176,9 +275,31 @@ type TenantServiceServer interface {
 	RecordSchemaVersion(context.Context, *RecordSchemaVersionRequest) (*RecordSchemaVersionResponse, error)
 	// GetTenant returns one tenant. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`.
 	GetTenant(context.Context, *GetTenantRequest) (*GetTenantResponse, error)
-	// ListTenants streams the tenants that have a database (ACTIVE, SUSPENDED, MAINTENANCE) in order of company id.
-	// Repeatable; `after` goes on from where a stream broke.
+	// ListTenants streams the tenants that have a database (ACTIVE, SUSPENDED, MAINTENANCE, and DELETING ones if asked for)
+	// in order of company id. Repeatable; `after` goes on from where a stream broke.
 	ListTenants(*ListTenantsRequest, grpc.ServerStreamingServer[ListTenantsResponse]) error
+	// AddPlugin gives a company a plugin. Call it when the plugin's tables are there. Repeatable. NOT_FOUND
+	// `COMPANY_NOT_FOUND`, `PLUGIN_NOT_FOUND`; FAILED_PRECONDITION `PLUGIN_REQUIREMENT_MISSING`, `PLUGIN_UNSUITABLE`. With
+	// `check_only` it changes nothing and has the same errors.
+	AddPlugin(context.Context, *AddPluginRequest) (*AddPluginResponse, error)
+	// RemovePlugin takes a plugin from a company. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`, `PLUGIN_NOT_FOUND`;
+	// FAILED_PRECONDITION `PLUGIN_REQUIRED` while another of the company's plugins needs it.
+	RemovePlugin(context.Context, *RemovePluginRequest) (*RemovePluginResponse, error)
+	// BeginDeletion closes a company that is ACTIVE, SUSPENDED or in MAINTENANCE until `purge_time`. Repeatable: a DELETING
+	// one keeps its time. NOT_FOUND `COMPANY_NOT_FOUND`.
+	BeginDeletion(context.Context, *BeginDeletionRequest) (*BeginDeletionResponse, error)
+	// CancelDeletion gives a DELETING company the state back that it had. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`;
+	// FAILED_PRECONDITION `PURGE_TIME_PASSED` when its database may be gone by now.
+	CancelDeletion(context.Context, *CancelDeletionRequest) (*CancelDeletionResponse, error)
+	// EndDeletion makes a DELETING company DELETED: its slug and its users' e-mails are free again, its users and keys are
+	// gone. Call it when its database and role are dropped. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`.
+	EndDeletion(context.Context, *EndDeletionRequest) (*EndDeletionResponse, error)
+	// SwitchDatabase gives a company another database, which is whole, in the place of the one it has. Repeatable: it
+	// answers the same once it has the new one. NOT_FOUND `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND`; FAILED_PRECONDITION
+	// `DATABASE_CHANGED` when it has neither.
+	SwitchDatabase(context.Context, *SwitchDatabaseRequest) (*SwitchDatabaseResponse, error)
+	// RecordEvent writes what a provisioner did for somebody into the audit log. Not repeatable.
+	RecordEvent(context.Context, *RecordEventRequest) (*RecordEventResponse, error)
 	mustEmbedUnimplementedTenantServiceServer()
 }
 
@@ -209,6 +330,27 @@ func (UnimplementedTenantServiceServer) GetTenant(context.Context, *GetTenantReq
 }
 func (UnimplementedTenantServiceServer) ListTenants(*ListTenantsRequest, grpc.ServerStreamingServer[ListTenantsResponse]) error {
 	return status.Error(codes.Unimplemented, "method ListTenants not implemented")
+}
+func (UnimplementedTenantServiceServer) AddPlugin(context.Context, *AddPluginRequest) (*AddPluginResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddPlugin not implemented")
+}
+func (UnimplementedTenantServiceServer) RemovePlugin(context.Context, *RemovePluginRequest) (*RemovePluginResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemovePlugin not implemented")
+}
+func (UnimplementedTenantServiceServer) BeginDeletion(context.Context, *BeginDeletionRequest) (*BeginDeletionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BeginDeletion not implemented")
+}
+func (UnimplementedTenantServiceServer) CancelDeletion(context.Context, *CancelDeletionRequest) (*CancelDeletionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelDeletion not implemented")
+}
+func (UnimplementedTenantServiceServer) EndDeletion(context.Context, *EndDeletionRequest) (*EndDeletionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method EndDeletion not implemented")
+}
+func (UnimplementedTenantServiceServer) SwitchDatabase(context.Context, *SwitchDatabaseRequest) (*SwitchDatabaseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SwitchDatabase not implemented")
+}
+func (UnimplementedTenantServiceServer) RecordEvent(context.Context, *RecordEventRequest) (*RecordEventResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RecordEvent not implemented")
 }
 func (UnimplementedTenantServiceServer) mustEmbedUnimplementedTenantServiceServer() {}
 func (UnimplementedTenantServiceServer) testEmbeddedByValue()                       {}
@@ -350,6 +492,132 @@ func _TenantService_ListTenants_Handler(srv interface{}, stream grpc.ServerStrea
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type TenantService_ListTenantsServer = grpc.ServerStreamingServer[ListTenantsResponse]
 
+func _TenantService_AddPlugin_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddPluginRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantServiceServer).AddPlugin(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantService_AddPlugin_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantServiceServer).AddPlugin(ctx, req.(*AddPluginRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TenantService_RemovePlugin_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemovePluginRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantServiceServer).RemovePlugin(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantService_RemovePlugin_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantServiceServer).RemovePlugin(ctx, req.(*RemovePluginRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TenantService_BeginDeletion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BeginDeletionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantServiceServer).BeginDeletion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantService_BeginDeletion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantServiceServer).BeginDeletion(ctx, req.(*BeginDeletionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TenantService_CancelDeletion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelDeletionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantServiceServer).CancelDeletion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantService_CancelDeletion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantServiceServer).CancelDeletion(ctx, req.(*CancelDeletionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TenantService_EndDeletion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EndDeletionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantServiceServer).EndDeletion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantService_EndDeletion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantServiceServer).EndDeletion(ctx, req.(*EndDeletionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TenantService_SwitchDatabase_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SwitchDatabaseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantServiceServer).SwitchDatabase(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantService_SwitchDatabase_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantServiceServer).SwitchDatabase(ctx, req.(*SwitchDatabaseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TenantService_RecordEvent_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecordEventRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantServiceServer).RecordEvent(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantService_RecordEvent_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantServiceServer).RecordEvent(ctx, req.(*RecordEventRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TenantService_ServiceDesc is the grpc.ServiceDesc for TenantService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -380,6 +648,34 @@ var TenantService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetTenant",
 			Handler:    _TenantService_GetTenant_Handler,
+		},
+		{
+			MethodName: "AddPlugin",
+			Handler:    _TenantService_AddPlugin_Handler,
+		},
+		{
+			MethodName: "RemovePlugin",
+			Handler:    _TenantService_RemovePlugin_Handler,
+		},
+		{
+			MethodName: "BeginDeletion",
+			Handler:    _TenantService_BeginDeletion_Handler,
+		},
+		{
+			MethodName: "CancelDeletion",
+			Handler:    _TenantService_CancelDeletion_Handler,
+		},
+		{
+			MethodName: "EndDeletion",
+			Handler:    _TenantService_EndDeletion_Handler,
+		},
+		{
+			MethodName: "SwitchDatabase",
+			Handler:    _TenantService_SwitchDatabase_Handler,
+		},
+		{
+			MethodName: "RecordEvent",
+			Handler:    _TenantService_RecordEvent_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
