@@ -69,6 +69,19 @@ const (
 	RolloutRunning   = "ROLLOUT_RUNNING"
 	SchemaOutdated   = "SCHEMA_OUTDATED"
 	SeedFailed       = "SEED_FAILED"
+	RolloutEnded     = "ROLLOUT_ENDED"
+	MigrationBlocked = "MIGRATION_BLOCKED"
+	PluginRequired   = "PLUGIN_REQUIRED"
+)
+
+// Reasons about the end of a tenant's life, and its copies.
+const (
+	ConfirmationMismatch = "CONFIRMATION_MISMATCH"
+	PurgeTimePassed      = "PURGE_TIME_PASSED"
+	DatabaseChanged      = "DATABASE_CHANGED"
+	BackupInvalid        = "BACKUP_INVALID"
+	BackupMismatch       = "BACKUP_MISMATCH"
+	ProgramNotFound      = "PROGRAM_NOT_FOUND"
 )
 
 // Reasons about SQL through the gateway.
