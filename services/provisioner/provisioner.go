@@ -23,6 +23,9 @@ import (
 	"github.com/tenantry/tenantry/services/internal/rpc"
 	"github.com/tenantry/tenantry/services/provisioner/internal/cluster"
 	"github.com/tenantry/tenantry/services/provisioner/internal/fleet"
+	"github.com/tenantry/tenantry/services/provisioner/internal/gate"
+	"github.com/tenantry/tenantry/services/provisioner/internal/jobs"
+	"github.com/tenantry/tenantry/services/provisioner/internal/pool"
 	"github.com/tenantry/tenantry/services/provisioner/internal/release"
 	"github.com/tenantry/tenantry/services/provisioner/internal/server"
 	"github.com/tenantry/tenantry/services/provisioner/internal/signup"
@@ -50,19 +53,30 @@ type Config struct {
 	Migrations string
 	// Atlas is the path of the Atlas CLI; empty means to look for it.
 	Atlas string
+	// Spares is how many databases are kept ready on each cluster for companies that have not come yet; 0 means none.
+	Spares int
 	// Instance names this copy among others.
 	Instance string
 	// Logger gets the logs.
 	Logger *zap.Logger
 }
 
-// Migrate makes the provisioner's database where it is missing and applies its migrations.
+// Migrate makes the provisioner's database where it is missing and applies its migrations, and those of its queue.
 func Migrate(ctx context.Context, dsn string) (migrate.Result, error) {
 	set, err := schema()
 	if err != nil {
 		return migrate.Result{}, err
 	}
-	return migrate.Own(ctx, dsn, set)
+	result, err := migrate.Own(ctx, dsn, set)
+	if err != nil {
+		return result, err
+	}
+	db, err := pg.Open(ctx, dsn, "tenantry migrate", 2)
+	if err != nil {
+		return result, err
+	}
+	defer db.Close()
+	return result, jobs.Migrate(ctx, db)
 }
 
 // schema is the service's own database's.
@@ -71,11 +85,13 @@ func schema() (*migrate.Set, error) { return migrate.Load(own.FS(), "provisioner
 // Provisioner is a running copy.
 type Provisioner struct {
 	cfg       Config
-	pool      *pgxpool.Pool
+	db        *pgxpool.Pool
+	jobs      *jobs.Queue
 	registry  *grpc.ClientConn
 	clusters  *cluster.Set
 	templates *template.Builder
 	releases  *release.Store
+	spares    *pool.Pool
 	signups   *signup.Runner
 	rollouts  *fleet.Runner
 	server    *rpc.Server
@@ -100,13 +116,16 @@ func New(ctx context.Context, cfg Config) (_ *Provisioner, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.pool, err = pg.Open(ctx, cfg.DSN, "tenantry provisioner", poolSize); err != nil {
+	if p.db, err = pg.Open(ctx, cfg.DSN, "tenantry provisioner", poolSize); err != nil {
 		return nil, err
 	}
-	if err := migrate.CheckOwn(ctx, p.pool, set); err != nil {
+	if err := migrate.CheckOwn(ctx, p.db, set); err != nil {
 		return nil, err
 	}
-	p.releases = release.NewStore(p.pool)
+	if err := jobs.Check(ctx, p.db); err != nil {
+		return nil, err
+	}
+	p.releases = release.NewStore(p.db)
 	source := release.Source{Dir: cfg.Migrations}
 	if _, err := p.releases.Bootstrap(ctx, source); err != nil {
 		return nil, err
@@ -121,15 +140,22 @@ func New(ctx context.Context, cfg Config) (_ *Provisioner, err error) {
 		return nil, err
 	}
 	p.templates = template.NewBuilder(p.clusters, atlas, cfg.Logger)
-	p.signups = signup.NewRunner(p.pool, tenants, p.clusters, p.templates, p.releases, cfg.Instance, cfg.Logger)
-	rollouts := fleet.NewStore(p.pool, cfg.Instance+" "+uuid.NewString())
+	holder := cfg.Instance + " " + uuid.NewString()
+	p.jobs = jobs.New(p.db, cfg.Logger)
+	p.spares = pool.New(p.db, p.clusters, p.templates, p.releases, p.jobs, cfg.Spares, holder, cfg.Logger)
+	p.signups = signup.NewRunner(signup.Config{DB: p.db, Tenants: tenants, Clusters: p.clusters, Templates: p.templates, Releases: p.releases,
+		Spares: p.spares, Jobs: p.jobs, Holder: holder, Log: cfg.Logger})
+	rollouts := fleet.NewStore(p.db, p.jobs, holder)
 	migrator := fleet.NewMigrator(p.clusters, tenants)
 	p.rollouts = fleet.NewRunner(rollouts, p.releases, migrator, tenants, cfg.Logger)
+	if err := p.jobs.Open(); err != nil {
+		return nil, err
+	}
 	if p.server, err = rpc.NewServer(rpc.Config{Name: "provisioner", TLS: cfg.TLS, Access: access, Logger: cfg.Logger}); err != nil {
 		return nil, err
 	}
 	services := &server.Server{Tenants: tenants, Clusters: p.clusters, Releases: p.releases, Source: source, Signups: p.signups, Migrator: migrator,
-		Rollouts: rollouts, Stopping: p.stopping}
+		Rollouts: rollouts, Gate: gate.New(p.db, p.releases, p.clusters, atlas), Stopping: p.stopping}
 	services.Register(p.server)
 	return p, nil
 }
@@ -139,6 +165,8 @@ func New(ctx context.Context, cfg Config) (_ *Provisioner, err error) {
 func (p *Provisioner) Run(ctx context.Context, l net.Listener) error {
 	ctx, stop := context.WithCancel(ctx)
 	var work sync.WaitGroup
+	var queue error
+	work.Go(func() { queue = p.jobs.Run(ctx) })
 	work.Go(func() { p.signups.Run(ctx) })
 	work.Go(func() { p.rollouts.Run(ctx) })
 	work.Go(func() { p.warm(ctx) })
@@ -150,7 +178,7 @@ func (p *Provisioner) Run(ctx context.Context, l net.Listener) error {
 	if err != nil {
 		err = fmt.Errorf("provisioner: %w", err)
 	}
-	return errors.Join(err, p.close())
+	return errors.Join(err, queue, p.close())
 }
 
 // warm builds the current release's templates, so that the first signup does not wait for it.
@@ -174,11 +202,14 @@ func (p *Provisioner) close() error {
 	if p.templates != nil {
 		p.templates.Close()
 	}
+	if p.spares != nil {
+		p.spares.Close()
+	}
 	if p.clusters != nil {
 		p.clusters.Close()
 	}
-	if p.pool != nil {
-		p.pool.Close()
+	if p.db != nil {
+		p.db.Close()
 	}
 	return err
 }

@@ -16,6 +16,9 @@ import (
 	"github.com/google/uuid"
 )
 
+// FirstPasswordVersion is the version of the derivation that a new role's password has.
+const FirstPasswordVersion int32 = 1
+
 // MasterKeySize is the size of a master key in bytes.
 const MasterKeySize = 32
 

@@ -111,6 +111,12 @@ func FirstChange(older, newer *Set) string {
 	return ""
 }
 
+// Statements are the file's statements, in order.
+func (f File) Statements() []string { return slices.Clone(f.statements) }
+
+// NoTransaction tells whether the file is applied without a transaction around it.
+func (f File) NoTransaction() bool { return f.noTx }
+
 // index is one that a statement builds while its table is in use.
 type index struct{ name, table string }
 

@@ -16,6 +16,16 @@ type statement struct {
 	tokens string
 }
 
+// Statements are the statements of a text in PostgreSQL's dialect, without the comments before them.
+func Statements(text string) ([]string, error) {
+	found, err := split(text, "")
+	out := make([]string, len(found))
+	for i, s := range found {
+		out[i] = s.text
+	}
+	return out, err
+}
+
 // split returns the statements of a text in PostgreSQL's dialect, by the rules of its own lexer and of psql, see
 // src/backend/parser/scan.l and src/fe_utils/psqlscan.l: a delimiter counts outside of quotes, comments, parentheses and
 // the BEGIN ATOMIC … END of a function's body. An empty delimiter means the semicolon, which stays a part of the

@@ -81,7 +81,7 @@ func (s *Set) Names() []string { return slices.Sorted(maps.Keys(s.members)) }
 func (s *Set) member(ctx context.Context, name string) (*member, *pgxpool.Pool, error) {
 	m, ok := s.members[name]
 	if !ok {
-		return nil, nil, fault.New(codes.NotFound, fault.ClusterNotFound, "this provisioner has no administrator for cluster %q: see --cluster", name).With("cluster", name)
+		return nil, nil, notAdministered(name)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -99,6 +99,10 @@ func (s *Set) member(ctx context.Context, name string) (*member, *pgxpool.Pool, 
 		m.prepared = true
 	}
 	return m, m.pool, nil
+}
+
+func notAdministered(name string) error {
+	return fault.New(codes.NotFound, fault.ClusterNotFound, "this provisioner has no administrator for cluster %q: see --cluster", name).With("cluster", name)
 }
 
 func (m *member) unavailable(err error) error {
@@ -141,6 +145,7 @@ func (s *Set) Connect(ctx context.Context, cluster, database string) (*pgx.Conn,
 	}
 	cfg := m.config.ConnConfig.Copy()
 	cfg.Database = database
+	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // Hardly any statement is sent twice.
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, m.unavailable(err)
@@ -148,11 +153,20 @@ func (s *Set) Connect(ctx context.Context, cluster, database string) (*pgx.Conn,
 	return conn, nil
 }
 
+// Admin connects to a cluster's maintenance database. The caller closes the connection.
+func (s *Set) Admin(ctx context.Context, cluster string) (*pgx.Conn, error) {
+	m, ok := s.members[cluster]
+	if !ok {
+		return nil, notAdministered(cluster)
+	}
+	return s.Connect(ctx, cluster, m.config.ConnConfig.Database)
+}
+
 // DSN is the URI of one database of a cluster for its administrator, with the password.
 func (s *Set) DSN(cluster, database string) (string, error) {
 	m, ok := s.members[cluster]
 	if !ok {
-		return "", fault.New(codes.NotFound, fault.ClusterNotFound, "this provisioner has no administrator for cluster %q: see --cluster", cluster).With("cluster", cluster)
+		return "", notAdministered(cluster)
 	}
 	return uri(m.config.ConnConfig, database)
 }
@@ -203,14 +217,21 @@ func (s *Set) Create(ctx context.Context, cluster, template string, id uuid.UUID
 			return m.unavailable(err)
 		}
 	}
-	for _, sql := range []string{
-		"REVOKE ALL ON DATABASE " + name + " FROM PUBLIC",
-		"GRANT CONNECT ON DATABASE " + name + " TO " + name,
-		"ALTER DATABASE " + name + " WITH ALLOW_CONNECTIONS true",
-	} {
-		if _, err := pool.Exec(ctx, sql); err != nil {
-			return m.unavailable(err)
-		}
+	return s.Open(ctx, cluster, id)
+}
+
+// Open closes a tenant's database to everyone but its role, and lets connections in. It may be repeated.
+func (s *Set) Open(ctx context.Context, cluster string, id uuid.UUID) error {
+	m, pool, err := s.member(ctx, cluster)
+	if err != nil {
+		return err
+	}
+	name := pg.Quote(tenant.DatabaseName(id))
+	// One message is one transaction, and one wait for the disk.
+	_, err = pool.Exec(ctx, "REVOKE ALL ON DATABASE "+name+" FROM PUBLIC; GRANT CONNECT ON DATABASE "+name+" TO "+name+
+		"; ALTER DATABASE "+name+" WITH ALLOW_CONNECTIONS true", pgx.QueryExecModeSimpleProtocol)
+	if err != nil {
+		return m.unavailable(err)
 	}
 	return nil
 }

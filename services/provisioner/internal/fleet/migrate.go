@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	provisionerv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1"
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
@@ -54,7 +55,7 @@ func (m *Migrator) Migrate(ctx context.Context, t *registryv1.Tenant, r *release
 // outcome is the result of a rollout's migration of a tenant.
 func outcome(t *registryv1.Tenant, results []schema.SetResult, took time.Duration, err error) *provisionerv1.TenantResult {
 	out := &provisionerv1.TenantResult{
-		CompanyId: t.GetCompanyId(), Slug: t.GetSlug(), Cluster: t.GetCluster(), Duration: durationpb.New(took),
+		CompanyId: t.GetCompanyId(), Slug: t.GetSlug(), Cluster: t.GetCluster(), Duration: durationpb.New(took), EndTime: timestamppb.Now(),
 		State: provisionerv1.TenantResultState_TENANT_RESULT_STATE_SUCCEEDED, FromVersion: t.GetSchemaVersion(), ToVersion: t.GetSchemaVersion(),
 	}
 	for i, r := range results {

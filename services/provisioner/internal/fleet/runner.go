@@ -4,30 +4,37 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 
 	provisionerv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1"
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/pg"
+	"github.com/tenantry/tenantry/services/provisioner/internal/jobs"
 	"github.com/tenantry/tenantry/services/provisioner/internal/lease"
 	"github.com/tenantry/tenantry/services/provisioner/internal/release"
-	"github.com/tenantry/tenantry/services/provisioner/internal/schema"
 )
 
 const (
-	// lookEvery is how often is looked for a rollout that nobody works on.
-	lookEvery = 200 * time.Millisecond
-	// canaries is how many tenants at most are migrated one by one, until one succeeds.
+	// lookEvery is how often is looked for a rollout that nobody works on, and askAgain how often a job is asked for.
+	lookEvery = time.Second
+	askAgain  = 5 * time.Second
+	// longest is how long one job works on a rollout; then another goes on.
+	longest = 24 * time.Hour
+	// listenEvery is how often is looked whether an operator wants a rollout to stop.
+	listenEvery = 200 * time.Millisecond
+	// canaries is how many tenants at most are tried, until one succeeds.
 	canaries = 3
 	// queued is how many tenants of a cluster are read ahead of those that are migrated.
 	queued = 64
-	// patience is how often a tenant is tried whose database or registry is away, a second apart.
+	// patience is how often a tenant is tried whose database or registry is away, a second apart, and later how often one
+	// whose tables were locked is tried again when the others are done.
 	patience = 20
+	later    = 3
 )
 
 // Runner works on rollouts.
@@ -39,13 +46,20 @@ type Runner struct {
 	log      *zap.Logger
 }
 
-// NewRunner returns a runner.
+// NewRunner returns a runner, and registers its job with the queue.
 func NewRunner(store *Store, releases *release.Store, migrator *Migrator, tenants registryv1.TenantServiceClient, log *zap.Logger) *Runner {
-	return &Runner{store, releases, migrator, tenants, log}
+	r := &Runner{store, releases, migrator, tenants, log}
+	jobs.Handle(store.jobs, 1, longest, func(ctx context.Context, o rollOut) error {
+		rollout, err := r.store.claim(ctx, o.RolloutID)
+		if err != nil || rollout == nil {
+			return err // Somebody else has it, or it is not to go on.
+		}
+		return r.work(ctx, rollout)
+	})
+	return r
 }
 
-// Run takes on rollouts that nobody works on, one after the other, until the context ends; one that it was at is left to
-// whoever looks next.
+// Run looks for rollouts that nobody works on, and asks for that, until the context ends.
 func (r *Runner) Run(ctx context.Context) {
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
@@ -55,21 +69,20 @@ func (r *Runner) Run(ctx context.Context) {
 			return
 		case <-look.C:
 		}
-		rollout, err := r.store.claim(ctx)
-		if err != nil {
-			if ctx.Err() == nil {
-				r.log.Warn("rollouts cannot be read", zap.Error(err))
+		left, err := r.store.left(ctx)
+		for _, id := range left {
+			if err == nil {
+				err = r.store.jobs.Insert(ctx, rollOut{id}, askAgain)
 			}
-			continue
 		}
-		if rollout != nil {
-			r.work(ctx, rollout)
+		if err != nil && ctx.Err() == nil {
+			r.log.Warn("rollouts that were left cannot be looked after", zap.Error(err))
 		}
 	}
 }
 
-// work works on one rollout that this copy holds.
-func (r *Runner) work(ctx context.Context, rollout *Rollout) {
+// work works on one rollout that this copy holds, until it ends, is paused or cancelled, or the context ends.
+func (r *Runner) work(ctx context.Context, rollout *Rollout) error {
 	log := r.log.With(zap.Stringer("rollout", rollout.ID), zap.String("to", rollout.GetToVersion()))
 	log.Info("rolling out")
 	held, lose := context.WithCancel(ctx)
@@ -77,185 +90,140 @@ func (r *Runner) work(ctx context.Context, rollout *Rollout) {
 	renewal.Go(func() {
 		lease.Keep(held, lose, func(ctx context.Context) (bool, error) { return r.store.renew(ctx, rollout.ID) })
 	})
-	err := r.roll(held, rollout)
+	reason, err := r.roll(held, rollout)
 	if err == nil {
-		err = r.store.end(held, rollout.ID)
+		err = r.store.end(held, rollout.ID, reason)
 	}
 	lose()
 	renewal.Wait()
 	if err == nil {
-		log.Info("rolled out")
-		return
+		log.Info("rolled out", zap.String("stopped", reason))
+		return nil
 	}
-	log.Warn("a rollout was interrupted and will go on", zap.Error(err))
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), lease.Life)
 	defer cancel()
 	if err := r.store.release(clean, rollout.ID); err != nil {
 		log.Warn("a rollout could not be released; its lease will run out", zap.Error(err))
 	}
+	if errors.Is(err, errHalted) {
+		log.Info("a rollout was halted by an operator")
+		return nil
+	}
+	log.Warn("a rollout was interrupted and will go on", zap.Error(err))
+	return nil
 }
 
-// roll migrates the selected tenants, a canary first, until a look at all of them finds none without a result.
-func (r *Runner) roll(ctx context.Context, rollout *Rollout) error {
+// errHalted says that the rollout is not to go on now.
+var errHalted = errors.New("halted")
+
+// roll migrates the selected tenants in waves, until a look at all of them finds none without a result. reason is why it
+// stopped before that.
+func (r *Runner) roll(ctx context.Context, rollout *Rollout) (reason string, err error) {
 	rel, err := r.releases.Get(ctx, rollout.GetRelease())
 	if err != nil {
-		return err
+		return "", err
 	}
-	if err := r.count(ctx, rollout); err != nil {
-		return err
+	total := 0
+	if err := r.each(ctx, rollout.GetSelector(), func([]*registryv1.Tenant) error { return nil }, &total); err != nil {
+		return "", err
 	}
-	if all(rollout.GetSelector()) {
-		if err := r.canary(ctx, rollout, rel); err != nil {
-			return err
+	done := int(rollout.GetSucceeded() + rollout.GetFailed() + rollout.GetSkipped())
+	if err := r.store.setTotal(ctx, rollout.ID, max(total, done)); err != nil {
+		return "", err
+	}
+	wave, size := int(rollout.GetWave()), int(rollout.GetWaveSize())
+	left := size - (done - rollout.waveBase)
+	if size == 0 {
+		// It begins, or was taken up again behind its canary.
+		size = waveSize(rollout, wave, total)
+		left = size
+		if err := r.store.beginWave(ctx, rollout.ID, wave, size); err != nil {
+			return "", err
 		}
 	}
 	for {
-		found, err := r.pass(ctx, rollout, rel)
-		if err != nil || found == 0 {
-			return err
+		found := 0
+		if left > 0 || size == 0 {
+			p := &pass{Runner: r, rollout: rollout, release: rel, limit: left}
+			if found, err = p.run(ctx); err != nil {
+				return p.stopped(), err
+			}
+			if reason := p.stopped(); reason != "" {
+				return reason, nil
+			}
+		}
+		now, err := r.store.Get(ctx, rollout.ID)
+		if err != nil {
+			return "", err
+		}
+		canaryFailed := wave == 0 && now.GetSucceeded() == 0 && now.GetFailed() > 0
+		if canaryFailed && found > 0 && now.GetFailed() < canaries {
+			left = 1 // Some tenants fail by themselves: that does not show that the release is bad.
+			continue
+		}
+		if all(rollout.GetSelector()) && (now.GetSucceeded() > 0 || now.GetFailed() == 0) {
+			if err := r.releases.Promote(ctx, rel.Hash); err != nil {
+				return "", err
+			}
+		}
+		if found == 0 && left != 0 || size == 0 && found == 0 {
+			return "", nil
+		}
+		if wave == 0 {
+			if err := r.soak(ctx, rollout); err != nil {
+				return "", err
+			}
+		}
+		if size > 0 {
+			wave++
+			size = waveSize(rollout, wave, int(now.GetTotal()))
+			left = size
+			if err := r.store.beginWave(ctx, rollout.ID, wave, size); err != nil {
+				return "", err
+			}
 		}
 	}
+}
+
+// waveSize is how many tenants a wave has; 0 means all the rest.
+func waveSize(rollout *Rollout, wave, total int) int {
+	size := int(rollout.GetCanarySize())
+	for range wave {
+		if size *= rollout.WaveGrowth; size >= total {
+			return 0
+		}
+	}
+	return size
 }
 
 // all tells whether a selector means every tenant, and so whether the release becomes the current one.
-func all(s *provisionerv1.Selector) bool { return len(s.GetCompanies()) == 0 && s.GetCluster() == "" }
-
-// count tells how many tenants there are to do, so that whoever watches sees how far it is.
-func (r *Runner) count(ctx context.Context, rollout *Rollout) error {
-	total := 0
-	if err := r.each(ctx, rollout.GetSelector(), func([]*registryv1.Tenant) error { return nil }, &total); err != nil {
-		return err
-	}
-	return r.store.setTotal(ctx, rollout.ID, total)
+func all(s *provisionerv1.Selector) bool {
+	return len(s.GetCompanies()) == 0 && s.GetCluster() == "" && s.GetBehindVersion() == ""
 }
 
-// errEnough ends a listing early.
-var errEnough = errors.New("enough")
-
-// canary migrates single tenants until one succeeds; then new tenants are born on the release. So they are when there
-// are none, or when the first few fail by themselves, as they have not shown that the release is bad.
-func (r *Runner) canary(ctx context.Context, rollout *Rollout, rel *release.Release) error {
-	tried := 0
-	err := r.each(ctx, rollout.GetSelector(), func(some []*registryv1.Tenant) error {
-		left, err := r.store.without(ctx, rollout.ID, ids(some))
-		if err != nil {
-			return err
-		}
-		for _, t := range some {
-			if !left[t.GetCompanyId()] {
-				continue
-			}
-			ok, err := r.one(ctx, rollout, rel, t)
-			if tried++; err != nil || ok || tried == canaries {
-				return errors.Join(err, errEnough)
-			}
-		}
+// soak waits after the canary.
+func (r *Runner) soak(ctx context.Context, rollout *Rollout) error {
+	if rollout.GetCanarySoak().AsDuration() == 0 {
 		return nil
-	}, nil)
-	if err != nil && !errors.Is(err, errEnough) || ctx.Err() != nil {
-		return errors.Join(err, ctx.Err())
 	}
-	now, err := r.store.Get(ctx, rollout.ID)
-	if err != nil || now.GetSucceeded() == 0 && now.GetFailed() > 0 {
-		return err
-	}
-	return r.releases.Promote(ctx, rel.Hash)
-}
-
-// pass migrates every selected tenant that has no result, and returns how many it found. Clusters work side by side.
-func (r *Runner) pass(ctx context.Context, rollout *Rollout, rel *release.Release) (found int, err error) {
-	group, working := errgroup.WithContext(ctx)
-	queues := map[string]chan *registryv1.Tenant{}
-	group.Go(func() error {
-		defer func() {
-			for _, q := range queues {
-				close(q)
-			}
-		}()
-		return r.each(working, rollout.GetSelector(), func(some []*registryv1.Tenant) error {
-			left, err := r.store.without(working, rollout.ID, ids(some))
-			if err != nil {
-				return err
-			}
-			for _, t := range some {
-				if !left[t.GetCompanyId()] {
-					continue
-				}
-				found++
-				q := queues[t.GetCluster()]
-				if q == nil {
-					q = make(chan *registryv1.Tenant, queued)
-					queues[t.GetCluster()] = q
-					for range rollout.GetConcurrency() {
-						group.Go(func() error {
-							for t := range q {
-								if _, err := r.one(working, rollout, rel, t); err != nil {
-									return err
-								}
-							}
-							return nil
-						})
-					}
-				}
-				select {
-				case q <- t:
-				case <-working.Done():
-					return working.Err()
-				}
-			}
-			return nil
-		}, nil)
-	})
-	err = group.Wait()
-	if err == nil && found > 0 {
-		// Those who signed up meanwhile were born on the release, or are found by the next look.
-		var now *Rollout
-		if now, err = r.store.Get(ctx, rollout.ID); err == nil && now.GetSucceeded() > 0 && all(rollout.GetSelector()) {
-			err = r.releases.Promote(ctx, rel.Hash)
-		}
-	}
-	return found, err
-}
-
-// one migrates a tenant and records the result; ok says that it succeeded. An error means that the work was interrupted,
-// and the tenant has no result.
-func (r *Runner) one(ctx context.Context, rollout *Rollout, rel *release.Release, t *registryv1.Tenant) (ok bool, err error) {
-	if err := r.store.begun(ctx, rollout.ID); err != nil {
-		return false, err
-	}
-	begun := time.Now()
-	var results []schema.SetResult
-	for try := 1; ; try++ {
-		results, err = r.migrator.Migrate(ctx, t, rel, schema.Options{LockTimeout: rollout.LockTimeout, StatementTimeout: rollout.StatementTimeout})
-		if err == nil || try == patience || ctx.Err() != nil || !away(err) {
-			break
-		}
+	until, err := r.store.soak(ctx, rollout.ID, rollout.GetCanarySoak().AsDuration())
+	for err == nil && time.Now().Before(until) {
 		select {
-		case <-time.After(time.Second):
+		case <-time.After(min(listenEvery, time.Until(until))):
 		case <-ctx.Done():
+			return ctx.Err()
+		}
+		var runs bool
+		if runs, err = r.store.runs(ctx, rollout.ID); err == nil && !runs {
+			err = errHalted
 		}
 	}
-	if ctx.Err() != nil {
-		return false, ctx.Err()
-	}
-	result := outcome(t, results, time.Since(begun), err)
-	if err != nil {
-		r.log.Warn("a tenant failed", zap.Stringer("rollout", rollout.ID), zap.String("company", t.GetCompanyId()), zap.Error(err))
-	}
-	return err == nil, r.store.record(ctx, rollout.ID, result)
+	return err
 }
 
 // away tells whether something could not be reached, and not that a migration failed.
 func away(err error) bool {
 	return fault.HasReason(err, fault.DatabaseUnavailable) || fault.HasReason(err, fault.Unavailable) || pg.IsUnavailable(err)
-}
-
-func ids(tenants []*registryv1.Tenant) []string {
-	out := make([]string, len(tenants))
-	for i, t := range tenants {
-		out[i] = t.GetCompanyId()
-	}
-	return out
 }
 
 // each calls f with the selected tenants, some at a time, and counts them. A stream that breaks goes on where it was.
@@ -272,7 +240,7 @@ func (r *Runner) each(ctx context.Context, s *provisionerv1.Selector, f func([]*
 			if err != nil {
 				return err
 			}
-			if t := out.GetTenant(); migratable(t) && (s.GetCluster() == "" || s.GetCluster() == t.GetCluster()) {
+			if t := out.GetTenant(); migratable(t) && selected(s, t) {
 				*total++
 				if err := f([]*registryv1.Tenant{t}); err != nil {
 					return err
@@ -285,6 +253,7 @@ func (r *Runner) each(ctx context.Context, s *provisionerv1.Selector, f func([]*
 	for try := 1; ; try++ {
 		err := r.list(ctx, s.GetCluster(), &after, func(some []*registryv1.Tenant) error {
 			try = 1
+			some = slices.DeleteFunc(some, func(t *registryv1.Tenant) bool { return !selected(s, t) })
 			*total += len(some)
 			return f(some)
 		})
@@ -313,11 +282,17 @@ func (r *Runner) list(ctx context.Context, cluster string, after *string, f func
 		if err != nil {
 			return err
 		}
+		last := some.GetTenants()[len(some.GetTenants())-1].GetCompanyId()
 		if err := f(some.GetTenants()); err != nil {
 			return err
 		}
-		*after = some.GetTenants()[len(some.GetTenants())-1].GetCompanyId()
+		*after = last
 	}
+}
+
+// selected tells whether a tenant is one that a selector means, companies aside.
+func selected(s *provisionerv1.Selector, t *registryv1.Tenant) bool {
+	return (s.GetCluster() == "" || s.GetCluster() == t.GetCluster()) && (s.GetBehindVersion() == "" || t.GetSchemaVersion() < s.GetBehindVersion())
 }
 
 // migratable tells whether a tenant has a database that is migrated: suspended ones, too.

@@ -17,6 +17,7 @@ import (
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/migrate"
 	"github.com/tenantry/tenantry/services/internal/pg"
+	"github.com/tenantry/tenantry/services/provisioner/internal/seed"
 	"github.com/tenantry/tenantry/services/provisioner/migrations"
 )
 
@@ -28,6 +29,13 @@ type Release struct {
 	Tree *migrate.Tree
 	// CoreVersion is the newest version of the core set.
 	CoreVersion string
+	// Seed is the tree's, ready to run.
+	Seed *seed.Seed
+}
+
+func newRelease(hash string, tree *migrate.Tree) (*Release, error) {
+	s, err := seed.Parse(tree.Seed)
+	return &Release{Hash: hash, Tree: tree, CoreVersion: tree.Core.Latest(), Seed: s}, err
 }
 
 // Source is where this copy of the program has its sets.
@@ -83,7 +91,10 @@ func (s *Store) Ensure(ctx context.Context, tree *migrate.Tree) (*Release, error
 	if err != nil {
 		return nil, fmt.Errorf("release: %w", err)
 	}
-	r := &Release{Hash: tree.Hash(), Tree: tree, CoreVersion: tree.Core.Latest()}
+	r, err := newRelease(tree.Hash(), tree)
+	if err != nil {
+		return nil, err
+	}
 	if _, err := s.pool.Exec(ctx, "INSERT INTO releases (hash, core_version, content) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", r.Hash, r.CoreVersion, data); err != nil {
 		return nil, fmt.Errorf("release: store %s: %w", r.Hash, err)
 	}
@@ -143,7 +154,9 @@ func (s *Store) Get(ctx context.Context, hash string) (*Release, error) {
 			return nil, fmt.Errorf("release: %s: %w", hash, err)
 		}
 	}
-	r = &Release{Hash: hash, Tree: tree, CoreVersion: tree.Core.Latest()}
+	if r, err = newRelease(hash, tree); err != nil {
+		return nil, fmt.Errorf("release: %s: %w", hash, err)
+	}
 	s.mu.Lock()
 	s.cache[hash] = r
 	s.mu.Unlock()

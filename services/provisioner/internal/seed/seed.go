@@ -1,19 +1,47 @@
-// Package seed fills a new tenant's database with what depends on the company: SQL that comes with the migration sets,
-// with named parameters.
+// Package seed fills a new tenant's database with SQL that comes with the migration sets: what is the same for every
+// company when the database is made, and what depends on the company, by named parameters, when it gets one.
 package seed
 
 import (
 	"context"
 	"fmt"
 
-	"ariga.io/atlas/sql/migrate"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"google.golang.org/grpc/codes"
 
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
 	"github.com/tenantry/tenantry/services/internal/fault"
+	"github.com/tenantry/tenantry/services/internal/migrate"
 	"github.com/tenantry/tenantry/services/internal/pg"
 )
+
+// Seed is a seed.sql in its two parts. Each part is run in one transaction and one round trip, and is written so that
+// running it again changes nothing.
+type Seed struct {
+	common, particular []string
+}
+
+// Parse splits a seed.sql: statements that name no parameter are common to all companies, and run before the others.
+func Parse(sql string) (*Seed, error) {
+	statements, err := migrate.Statements(sql)
+	if err != nil {
+		return nil, fault.New(codes.FailedPrecondition, fault.SeedFailed, "seed.sql cannot be split into statements: %v", err).Because(err)
+	}
+	s := &Seed{}
+	for _, text := range statements {
+		_, named, err := pgx.NamedArgs{}.RewriteQuery(context.Background(), nil, text, nil)
+		if err != nil {
+			return nil, fmt.Errorf("seed: %w", err)
+		}
+		if len(named) == 0 {
+			s.common = append(s.common, text)
+		} else {
+			s.particular = append(s.particular, text)
+		}
+	}
+	return s, nil
+}
 
 // arguments are the parameters that a seed may name, all as text.
 func arguments(r *registryv1.Reservation) pgx.NamedArgs {
@@ -26,27 +54,46 @@ func arguments(r *registryv1.Reservation) pgx.NamedArgs {
 	}
 }
 
-// Run runs a seed in one transaction. Seeds are written so that running them again changes nothing. A statement that
-// fails is FAILED_PRECONDITION `SEED_FAILED` with metadata statement and sqlstate.
-func Run(ctx context.Context, conn *pgx.Conn, sql string, r *registryv1.Reservation) error {
-	statements, err := migrate.Stmts(sql)
-	if err != nil {
-		return fault.New(codes.FailedPrecondition, fault.SeedFailed, "seed.sql cannot be split into statements").Because(err)
-	}
+// Common runs what is the same for every company. A statement that fails is FAILED_PRECONDITION `SEED_FAILED` with
+// metadata statement and sqlstate.
+func (s *Seed) Common(ctx context.Context, conn *pgx.Conn) error { return run(ctx, conn, s.common, nil) }
+
+// Company runs what depends on the company. Errors are Common's.
+func (s *Seed) Company(ctx context.Context, conn *pgx.Conn, r *registryv1.Reservation) error {
+	return run(ctx, conn, s.particular, arguments(r))
+}
+
+// run sends all statements at once, as one message, which PostgreSQL runs as one transaction.
+func run(ctx context.Context, conn *pgx.Conn, statements []string, args pgx.NamedArgs) error {
 	if len(statements) == 0 {
 		return nil
 	}
-	args := arguments(r)
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		for _, s := range statements {
-			if _, err := tx.Exec(ctx, s.Text, pgx.QueryExecModeExec, args); err != nil {
-				if code := pg.Code(err); code != "" && !pg.IsUnavailable(err) {
-					return fault.New(codes.FailedPrecondition, fault.SeedFailed, "seed.sql: %v", err).
-						With("statement", s.Text).With("sqlstate", code).Because(err)
-				}
-				return fmt.Errorf("seed: %w", err)
-			}
+	batch := &pgconn.Batch{}
+	for _, text := range statements {
+		sql, values, err := args.RewriteQuery(ctx, conn, text, nil)
+		if err != nil {
+			return fmt.Errorf("seed: %w", err)
 		}
-		return nil
-	})
+		texts := make([][]byte, len(values))
+		for i, v := range values {
+			texts[i] = fmt.Append(nil, v)
+		}
+		batch.ExecParams(sql, texts, nil, nil, nil)
+	}
+	results := conn.PgConn().ExecBatch(ctx, batch)
+	done := 0
+	for results.NextResult() {
+		if _, err := results.ResultReader().Close(); err == nil {
+			done++
+		}
+	}
+	err := results.Close()
+	if code := pg.Code(err); code != "" && !pg.IsUnavailable(err) {
+		return fault.New(codes.FailedPrecondition, fault.SeedFailed, "seed.sql: %v", err).
+			With("statement", statements[min(done, len(statements)-1)]).With("sqlstate", code).Because(err)
+	}
+	if err != nil {
+		return fmt.Errorf("seed: %w", err)
+	}
+	return nil
 }

@@ -3,6 +3,8 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc/codes"
@@ -30,11 +32,16 @@ func (s provisionerService) MigrateTenant(ctx context.Context, r *provisionerv1.
 	if err := hasDatabase(t); err != nil {
 		return nil, err
 	}
-	results, err := s.Migrator.Migrate(ctx, t, rel, schema.Options{ToVersion: r.GetToVersion(), DryRun: r.GetDryRun()})
+	opts := schema.Options{ToVersion: r.GetToVersion(), DryRun: r.GetDryRun()}
+	warnings, err := s.gate(ctx, t, rel, opts, r.GetForce())
 	if err != nil {
 		return nil, err
 	}
-	out := &provisionerv1.MigrateTenantResponse{CompanyId: t.GetCompanyId(), FromVersion: results[0].From, ToVersion: results[0].To}
+	results, err := s.Migrator.Migrate(ctx, t, rel, opts)
+	if err != nil {
+		return nil, err
+	}
+	out := &provisionerv1.MigrateTenantResponse{CompanyId: t.GetCompanyId(), FromVersion: results[0].From, ToVersion: results[0].To, Warnings: warnings}
 	for _, set := range results {
 		for _, a := range set.Applied {
 			out.Applied = append(out.Applied, &provisionerv1.AppliedMigration{Version: a.Version, Description: a.Description, Duration: durationpb.New(a.Duration), Set: set.Set})
@@ -49,6 +56,37 @@ func (s provisionerService) MigrateTenant(ctx context.Context, r *provisionerv1.
 		out.Warnings = append(out.Warnings, "new companies are still born at version "+current.CoreVersion+": start a rollout (`tenantry migrate`) to bring all")
 	}
 	return out, nil
+}
+
+// gate lets a tenant's pending files through unless something destructive was found in them and force is not set, and
+// says what else was found in them.
+func (s *Server) gate(ctx context.Context, t *registryv1.Tenant, rel *release.Release, opts schema.Options, force bool) (warnings []string, err error) {
+	findings, err := s.Gate.Judge(ctx, rel)
+	if err != nil || len(findings) == 0 {
+		return nil, err
+	}
+	dry := opts
+	dry.DryRun = true
+	results, err := s.Migrator.Migrate(ctx, t, rel, dry)
+	if err != nil {
+		return nil, err
+	}
+	due := map[string]bool{}
+	for _, set := range results {
+		for _, f := range set.Pending {
+			if set.Set != migrate.CoreName || opts.ToVersion == "" || f.Version <= opts.ToVersion {
+				due[set.Set+"/"+f.Name] = true
+			}
+		}
+	}
+	findings = slices.DeleteFunc(findings, func(f *provisionerv1.Finding) bool { return !due[f.GetSet()+"/"+f.GetFile()] })
+	for _, f := range findings {
+		warnings = append(warnings, fmt.Sprintf("%s/%s: %s (%s)", f.GetSet(), f.GetFile(), f.GetMessage(), f.GetCode()))
+	}
+	if opts.DryRun {
+		return warnings, nil
+	}
+	return warnings, s.pass(ctx, findings, force, "migration.forced", &registryv1.RecordEventRequest{CompanyId: t.GetCompanyId(), Subject: rel.Hash})
 }
 
 // newest is the release of what this copy's directory has now.

@@ -13,6 +13,7 @@ import (
 	"github.com/tenantry/tenantry/services/internal/tenant"
 	"github.com/tenantry/tenantry/services/provisioner/internal/cluster"
 	"github.com/tenantry/tenantry/services/provisioner/internal/fleet"
+	"github.com/tenantry/tenantry/services/provisioner/internal/gate"
 	"github.com/tenantry/tenantry/services/provisioner/internal/release"
 	"github.com/tenantry/tenantry/services/provisioner/internal/signup"
 )
@@ -26,6 +27,8 @@ type Server struct {
 	Signups  *signup.Runner
 	Migrator *fleet.Migrator
 	Rollouts *fleet.Store
+	// Gate judges releases.
+	Gate *gate.Gate
 	// Stopping ends streams that would go on for as long as a rollout.
 	Stopping <-chan struct{}
 }
@@ -88,24 +91,4 @@ func (provisionerService) UninstallPlugin(context.Context, *provisionerv1.Uninst
 // DeleteTenant implements the contract.
 func (provisionerService) DeleteTenant(context.Context, *provisionerv1.DeleteTenantRequest) (*provisionerv1.DeleteTenantResponse, error) {
 	return nil, notImplemented("DeleteTenant")
-}
-
-// PauseRollout implements the contract.
-func (rolloutService) PauseRollout(context.Context, *provisionerv1.PauseRolloutRequest) (*provisionerv1.PauseRolloutResponse, error) {
-	return nil, notImplemented("PauseRollout")
-}
-
-// ResumeRollout implements the contract.
-func (rolloutService) ResumeRollout(context.Context, *provisionerv1.ResumeRolloutRequest) (*provisionerv1.ResumeRolloutResponse, error) {
-	return nil, notImplemented("ResumeRollout")
-}
-
-// CancelRollout implements the contract.
-func (rolloutService) CancelRollout(context.Context, *provisionerv1.CancelRolloutRequest) (*provisionerv1.CancelRolloutResponse, error) {
-	return nil, notImplemented("CancelRollout")
-}
-
-// RetryRollout implements the contract.
-func (rolloutService) RetryRollout(context.Context, *provisionerv1.RetryRolloutRequest) (*provisionerv1.RetryRolloutResponse, error) {
-	return nil, notImplemented("RetryRollout")
 }

@@ -13,9 +13,10 @@ import (
 )
 
 const (
-	// lookEvery is how often is looked for attempts that nobody works on: a copy that dies delays its signups by this and
-	// the life of a lease at most.
+	// lookEvery is how often is looked for attempts that nobody works on, and askAgain how often a job is asked for to
+	// finish one: a copy that dies delays its signups by these and the life of a lease at most.
 	lookEvery = time.Second
+	askAgain  = 5 * time.Second
 	// askEvery is how often a caller's repeat looks whether another copy is done.
 	askEvery = 50 * time.Millisecond
 )
@@ -24,7 +25,17 @@ const (
 type attempt struct {
 	requestID         string
 	company, database uuid.UUID
+	source            source
 }
+
+// source is where an attempt's database comes from.
+type source string
+
+const (
+	undecided source = ""
+	cloned    source = "CLONE" // of the template, or a copy of another tenant
+	spare     source = "SPARE"
+)
 
 // attempts is the table of them. holder names this run of this copy.
 type attempts struct {
@@ -45,8 +56,8 @@ func (a attempts) begin(ctx context.Context, requestID string) (got attempt, ok 
 	got.requestID = requestID
 	err = a.pool.QueryRow(ctx, `INSERT INTO attempts AS a (request_id, company_id, database_id, locked_by, lease_until) VALUES ($1, $2, $3, $4, now() + $5::interval)
 		ON CONFLICT (request_id) DO UPDATE SET locked_by = excluded.locked_by, lease_until = excluded.lease_until
-		WHERE a.lease_until < now() OR a.locked_by = excluded.locked_by RETURNING company_id, database_id`,
-		requestID, company, database, a.holder, lease.Life).Scan(&got.company, &got.database)
+		WHERE a.lease_until < now() OR a.locked_by = excluded.locked_by RETURNING company_id, database_id, source`,
+		requestID, company, database, a.holder, lease.Life).Scan(&got.company, &got.database, &got.source)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return got, false, nil
 	}
@@ -71,16 +82,31 @@ func (a attempts) end(ctx context.Context, requestID string) error {
 	return err
 }
 
-// orphans takes over some attempts that nobody works on.
-func (a attempts) orphans(ctx context.Context, limit int) ([]attempt, error) {
-	rows, err := a.pool.Query(ctx, `UPDATE attempts SET locked_by = $1, lease_until = now() + $2::interval WHERE request_id IN
-		(SELECT request_id FROM attempts WHERE lease_until < now() ORDER BY lease_until LIMIT $3 FOR UPDATE SKIP LOCKED)
-		RETURNING request_id, company_id, database_id`, a.holder, lease.Life, limit)
+// takeOver takes over an attempt that nobody works on; ok is false when there is none.
+func (a attempts) takeOver(ctx context.Context, requestID string) (got attempt, ok bool, err error) {
+	got.requestID = requestID
+	err = a.pool.QueryRow(ctx, `UPDATE attempts SET locked_by = $2, lease_until = now() + $3::interval WHERE request_id = $1 AND lease_until < now()
+		RETURNING company_id, database_id, source`, requestID, a.holder, lease.Life).Scan(&got.company, &got.database, &got.source)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return got, false, nil
+	}
+	return got, err == nil, err
+}
+
+// orphans lists some attempts that nobody works on.
+func (a attempts) orphans(ctx context.Context, limit int) ([]string, error) {
+	rows, err := a.pool.Query(ctx, "SELECT request_id FROM attempts WHERE lease_until < now() ORDER BY lease_until LIMIT $1", limit)
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (attempt, error) {
-		var got attempt
-		return got, row.Scan(&got.requestID, &got.company, &got.database)
-	})
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// clones notes that a database is being made under an id, before it is.
+func (a attempts) clones(ctx context.Context, requestID string, database uuid.UUID) error {
+	tag, err := a.pool.Exec(ctx, "UPDATE attempts SET source = 'CLONE', database_id = $3 WHERE request_id = $1 AND locked_by = $2", requestID, a.holder, database)
+	if err == nil && tag.RowsAffected() == 0 {
+		err = errors.New("the signup is another copy's by now")
+	}
+	return err
 }

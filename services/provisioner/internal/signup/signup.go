@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
@@ -21,18 +22,20 @@ import (
 	"github.com/tenantry/tenantry/services/internal/pg"
 	"github.com/tenantry/tenantry/services/internal/tenant"
 	"github.com/tenantry/tenantry/services/provisioner/internal/cluster"
+	"github.com/tenantry/tenantry/services/provisioner/internal/jobs"
 	"github.com/tenantry/tenantry/services/provisioner/internal/lease"
+	"github.com/tenantry/tenantry/services/provisioner/internal/pool"
 	"github.com/tenantry/tenantry/services/provisioner/internal/release"
 	"github.com/tenantry/tenantry/services/provisioner/internal/schema"
-	"github.com/tenantry/tenantry/services/provisioner/internal/seed"
 	"github.com/tenantry/tenantry/services/provisioner/internal/template"
 )
 
 const (
 	// tries is how often a step that may succeed later is tried within one attempt.
 	tries = 6
-	// takeOver is how many orphans are worked on at once.
-	takeOver = 8
+	// takeOver is how many signups that were left are worked on at once, for at most so long each.
+	takeOver    = 8
+	takeOverFor = 10 * time.Minute
 )
 
 // Runner works on signups. Run it; it stops working when Run's context ends.
@@ -41,6 +44,8 @@ type Runner struct {
 	clusters  *cluster.Set
 	templates *template.Builder
 	releases  *release.Store
+	spares    *pool.Pool
+	jobs      *jobs.Queue
 	attempts  attempts
 	log       *zap.Logger
 
@@ -52,20 +57,41 @@ type Runner struct {
 	busy    map[string]chan struct{} // requests that are worked on here, each closed at its end
 }
 
-// NewRunner returns a runner. instance names this copy.
-func NewRunner(pool *pgxpool.Pool, tenants registryv1.TenantServiceClient, clusters *cluster.Set, templates *template.Builder,
-	releases *release.Store, instance string, log *zap.Logger,
-) *Runner {
+// Config is what a runner works with.
+type Config struct {
+	DB        *pgxpool.Pool
+	Tenants   registryv1.TenantServiceClient
+	Clusters  *cluster.Set
+	Templates *template.Builder
+	Releases  *release.Store
+	Spares    *pool.Pool
+	Jobs      *jobs.Queue
+	// Holder names this run of this copy: one that died and came back is another, and its leases run out like anyone's.
+	Holder string
+	Log    *zap.Logger
+}
+
+// NewRunner returns a runner, and registers its job with the queue.
+func NewRunner(cfg Config) *Runner {
 	r := &Runner{
-		tenants: tenants, clusters: clusters, templates: templates, releases: releases, log: log, busy: map[string]chan struct{}{},
-		// A copy that died and came back is another holder: its leases run out like anyone's.
-		attempts: attempts{pool: pool, holder: instance + " " + uuid.NewString()},
+		tenants: cfg.Tenants, clusters: cfg.Clusters, templates: cfg.Templates, releases: cfg.Releases, spares: cfg.Spares, jobs: cfg.Jobs, log: cfg.Log,
+		busy: map[string]chan struct{}{}, attempts: attempts{pool: cfg.DB, holder: cfg.Holder},
 	}
 	r.ctx, r.stop = context.WithCancel(context.Background())
+	jobs.Handle(cfg.Jobs, takeOver, takeOverFor, func(_ context.Context, f finish) error { return r.resume(f.RequestID) })
 	return r
 }
 
-// Run takes over what nobody works on, until the context ends; then it stops all work and waits for it.
+// finish is the job of finishing a signup that was left.
+type finish struct {
+	RequestID string `json:"request_id"`
+}
+
+// Kind implements jobs.Args.
+func (finish) Kind() string { return "finish_signup" }
+
+// Run looks for signups that nobody works on, and asks for them to be finished, until the context ends; then it stops all
+// work and waits for it.
 func (r *Runner) Run(ctx context.Context) {
 	defer r.work.Wait()
 	defer func() {
@@ -82,27 +108,34 @@ func (r *Runner) Run(ctx context.Context) {
 			return
 		case <-look.C:
 		}
-		orphans, err := r.attempts.orphans(ctx, takeOver)
-		if err != nil {
-			if ctx.Err() == nil {
-				r.log.Warn("signups that were left cannot be read", zap.Error(err))
+		orphans, err := r.attempts.orphans(ctx, 10*takeOver)
+		for _, id := range orphans {
+			if err == nil {
+				err = r.jobs.Insert(ctx, finish{id}, askAgain)
 			}
-			continue
 		}
-		for _, a := range orphans {
-			r.log.Info("taking a signup over", zap.String("request_id", a.requestID))
-			done, ok := r.claim(a.requestID)
-			if !ok {
-				continue
-			}
-			r.work.Go(func() {
-				defer done()
-				if _, err := r.attempt(a, nil); err != nil && r.ctx.Err() == nil {
-					r.log.Warn("a signup that was left came to nothing", zap.String("request_id", a.requestID), zap.Error(err))
-				}
-			})
+		if err != nil && ctx.Err() == nil {
+			r.log.Warn("signups that were left cannot be looked after", zap.Error(err))
 		}
 	}
+}
+
+// resume works on a signup that was left, unless somebody else does.
+func (r *Runner) resume(requestID string) error {
+	done, ok := r.claim(requestID)
+	if !ok {
+		return nil
+	}
+	defer done()
+	a, ok, err := r.attempts.takeOver(r.ctx, requestID)
+	if err != nil || !ok {
+		return err
+	}
+	r.log.Info("taking a signup over", zap.String("request_id", requestID))
+	if _, err := r.attempt(a, nil); err != nil && r.ctx.Err() == nil {
+		r.log.Warn("a signup that was left came to nothing", zap.String("request_id", requestID), zap.Error(err))
+	}
+	return nil
 }
 
 // claim reserves a request for one goroutine of this copy. ok is false while another has it, or when the runner stops.
@@ -114,7 +147,9 @@ func (r *Runner) claim(requestID string) (done func(), ok bool) {
 	}
 	ended := make(chan struct{})
 	r.busy[requestID] = ended
+	r.work.Add(1)
 	return func() {
+		defer r.work.Done()
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		delete(r.busy, requestID)
@@ -201,8 +236,8 @@ func (r *Runner) attempt(a attempt, q *registryv1.ReserveTenantRequest) (*regist
 	reserved, err := r.reserve(ctx, a, q)
 	if err == nil {
 		var t *registryv1.Tenant
-		if t, err = r.finish(ctx, reserved); err == nil {
-			r.end(a)
+		if t, err = r.finish(ctx, &a, reserved); err == nil {
+			r.after(a, t)
 			return t, nil
 		}
 	} else if !fault.Retryable(err) && ctx.Err() == nil {
@@ -220,6 +255,14 @@ func (r *Runner) attempt(a attempt, q *registryv1.ReserveTenantRequest) (*regist
 		r.log.Warn("a signup could not be released; its lease will run out", zap.String("request_id", a.requestID), zap.Error(released))
 	}
 	return nil, inProgress().Because(err)
+}
+
+// after does what the caller need not wait for: it forgets the attempt, and asks for another spare.
+func (r *Runner) after(a attempt, t *registryv1.Tenant) {
+	r.work.Go(func() {
+		r.end(a)
+		r.spares.Kick(r.ctx, t.GetCluster())
+	})
 }
 
 // end forgets the attempt.
@@ -263,7 +306,7 @@ func (r *Runner) persist(ctx context.Context, f func() error) error {
 }
 
 // finish makes the database of a reserved company and opens it. A company that has come further is left as it is.
-func (r *Runner) finish(ctx context.Context, reserved *registryv1.Reservation) (*registryv1.Tenant, error) {
+func (r *Runner) finish(ctx context.Context, a *attempt, reserved *registryv1.Reservation) (*registryv1.Tenant, error) {
 	t := reserved.GetTenant()
 	switch t.GetState() {
 	case registryv1.CompanyState_COMPANY_STATE_PROVISIONING:
@@ -274,14 +317,14 @@ func (r *Runner) finish(ctx context.Context, reserved *registryv1.Reservation) (
 	}
 	var version string
 	err := r.persist(ctx, func() (err error) {
-		version, err = r.build(ctx, reserved)
+		version, err = r.build(ctx, a, reserved)
 		return unavailable(err)
 	})
 	if err != nil {
 		return nil, err
 	}
 	err = r.persist(ctx, func() error {
-		out, err := r.tenants.ActivateTenant(ctx, &registryv1.ActivateTenantRequest{CompanyId: t.GetCompanyId(), SchemaVersion: version})
+		out, err := r.tenants.ActivateTenant(ctx, &registryv1.ActivateTenantRequest{CompanyId: t.GetCompanyId(), SchemaVersion: version, DatabaseId: a.database.String()})
 		if err == nil {
 			t = out.GetTenant()
 		}
@@ -290,43 +333,19 @@ func (r *Runner) finish(ctx context.Context, reserved *registryv1.Reservation) (
 	return t, err
 }
 
-// build makes the database as the current release has it and returns the core set's version.
-func (r *Runner) build(ctx context.Context, reserved *registryv1.Reservation) (version string, err error) {
-	t := reserved.GetTenant()
-	database, err := uuid.Parse(t.GetDatabaseId())
-	if err != nil {
-		return "", err
-	}
+// build gives the company a database as the current release has it and returns the core set's version.
+func (r *Runner) build(ctx context.Context, a *attempt, reserved *registryv1.Reservation) (version string, err error) {
 	current, err := r.releases.Current(ctx)
 	if err != nil {
 		return "", err
 	}
-	name, err := r.templates.Ensure(ctx, t.GetCluster(), current)
+	conn, whole, err := r.database(ctx, a, reserved.GetTenant(), current)
 	if err != nil {
 		return "", err
 	}
-	err = r.clusters.Create(ctx, t.GetCluster(), name, database, t.GetPasswordVersion())
-	if pg.Code(err) == pgerrcode.InvalidCatalogName {
-		r.templates.Forget(t.GetCluster(), current)
-		return "", fault.New(codes.Unavailable, fault.Unavailable, "the template is gone").Because(err)
-	}
-	if err != nil {
-		return "", err
-	}
-	conn, err := r.clusters.Connect(ctx, t.GetCluster(), tenant.DatabaseName(database))
-	if err != nil {
-		return "", err
-	}
-	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
+	defer func() { r.close(ctx, conn) }()
 	for {
-		results, err := schema.Bring(ctx, conn, current, t.GetPlugins(), schema.Options{})
-		if err != nil {
-			return "", err
-		}
-		if version = results[0].To; version == "" {
-			version = emptySet
-		}
-		if err := seed.Run(ctx, conn, current.Tree.Seed, reserved); err != nil {
+		if version, err = r.bring(ctx, conn, current, reserved, whole); err != nil {
 			return "", err
 		}
 		// Nobody is born on a release that was passed meanwhile.
@@ -334,8 +353,88 @@ func (r *Runner) build(ctx context.Context, reserved *registryv1.Reservation) (v
 		if err != nil || now.Hash == current.Hash {
 			return version, err
 		}
-		current = now
+		current, whole = now, false
 	}
+}
+
+// close closes a connection; the caller need not wait for it.
+func (r *Runner) close(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	r.work.Go(func() {
+		defer cancel()
+		_ = conn.Close(ctx) // What was done on it is committed.
+	})
+}
+
+// database makes the attempt's database, or takes a spare, and connects to it. whole says that it has all that the
+// release has for every company.
+func (r *Runner) database(ctx context.Context, a *attempt, t *registryv1.Tenant, current *release.Release) (conn *pgx.Conn, whole bool, err error) {
+	if a.source == undecided {
+		s, ok, err := r.spares.Take(ctx, t.GetCluster(), current.Hash, a.requestID, r.attempts.holder)
+		if err != nil {
+			return nil, false, err
+		}
+		if ok {
+			a.source, a.database = spare, s.ID
+			conn, whole = s.Conn, s.Release == current.Hash
+		}
+	}
+	if a.source != spare {
+		if err := r.clone(ctx, a, t, current); err != nil {
+			return nil, false, err
+		}
+	}
+	if conn != nil && conn.Ping(ctx) == nil {
+		return conn, whole, nil
+	}
+	conn, err = r.clusters.Connect(ctx, t.GetCluster(), tenant.DatabaseName(a.database))
+	return conn, whole, err
+}
+
+// clone makes the attempt's database of the template.
+func (r *Runner) clone(ctx context.Context, a *attempt, t *registryv1.Tenant, current *release.Release) error {
+	if a.source == undecided {
+		database, err := uuid.Parse(t.GetDatabaseId())
+		if err != nil {
+			return err
+		}
+		if err := r.attempts.clones(ctx, a.requestID, database); err != nil {
+			return err
+		}
+		a.source, a.database = cloned, database
+	}
+	name, err := r.templates.Ensure(ctx, t.GetCluster(), current)
+	if err != nil {
+		return err
+	}
+	err = r.clusters.Create(ctx, t.GetCluster(), name, a.database, t.GetPasswordVersion())
+	if pg.Code(err) == pgerrcode.InvalidCatalogName {
+		r.templates.Forget(t.GetCluster(), current)
+		return fault.New(codes.Unavailable, fault.Unavailable, "the template is gone").Because(err)
+	}
+	return err
+}
+
+// bring applies what the database lacks of the release and of the company's plugins, and seeds it.
+func (r *Runner) bring(ctx context.Context, conn *pgx.Conn, to *release.Release, reserved *registryv1.Reservation, whole bool) (version string, err error) {
+	plugins := reserved.GetTenant().GetPlugins()
+	version = to.CoreVersion
+	if !whole || len(plugins) > 0 {
+		results, err := schema.Bring(ctx, conn, to, plugins, schema.Options{})
+		if err != nil {
+			return "", err
+		}
+		version = results[0].To
+	}
+	if !whole {
+		if err := to.Seed.Common(ctx, conn); err != nil {
+			return "", err
+		}
+	}
+	if version == "" {
+		version = emptySet
+	}
+	return version, to.Seed.Company(ctx, conn, reserved)
 }
 
 // emptySet is the version of a database whose core set has no file.
@@ -357,9 +456,8 @@ func (r *Runner) undo(ctx context.Context, a attempt, reserved *registryv1.Reser
 		r.end(a)
 		return out.GetTenant(), nil
 	}
-	database, parse := uuid.Parse(t.GetDatabaseId())
-	if err = errors.Join(err, parse); err == nil {
-		err = r.persist(ctx, func() error { return r.clusters.Drop(ctx, t.GetCluster(), database) })
+	if err == nil {
+		err = r.persist(ctx, func() error { return r.clusters.Drop(ctx, t.GetCluster(), a.database) })
 		if fault.HasReason(err, fault.ClusterNotFound) {
 			err = nil // Nothing could be made there either.
 		}

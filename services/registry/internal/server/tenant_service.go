@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 
+	"github.com/google/uuid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
@@ -79,7 +80,15 @@ func (s tenantService) ActivateTenant(ctx context.Context, r *registryv1.Activat
 	if err != nil {
 		return nil, err
 	}
-	t, err := s.store.Activate(ctx, actor(ctx), id, r.GetSchemaVersion())
+	var database *uuid.UUID
+	if r.GetDatabaseId() != "" {
+		other, err := parseID("database_id", r.GetDatabaseId())
+		if err != nil {
+			return nil, err
+		}
+		database = &other
+	}
+	t, err := s.store.Activate(ctx, actor(ctx), id, database, r.GetSchemaVersion())
 	return &registryv1.ActivateTenantResponse{Tenant: t}, err
 }
 
@@ -122,7 +131,7 @@ func (s tenantService) ListTenants(r *registryv1.ListTenantsRequest, out grpc.Se
 		return err
 	}
 	for {
-		tenants, err := s.store.ListTenants(out.Context(), r.GetCluster(), after, tenantsBatch)
+		tenants, err := s.store.ListTenants(out.Context(), r.GetCluster(), r.GetIncludeDeleting(), after, tenantsBatch)
 		if err != nil || len(tenants) == 0 {
 			return err
 		}
@@ -133,4 +142,89 @@ func (s tenantService) ListTenants(r *registryv1.ListTenantsRequest, out grpc.Se
 			return err
 		}
 	}
+}
+
+// onBehalf is who asked the provisioner, or the provisioner itself.
+func onBehalf(ctx context.Context, asked string) string {
+	if asked != "" {
+		return asked
+	}
+	return actor(ctx)
+}
+
+// AddPlugin implements the contract.
+func (s tenantService) AddPlugin(ctx context.Context, r *registryv1.AddPluginRequest) (*registryv1.AddPluginResponse, error) {
+	id, err := parseID("company_id", r.GetCompanyId())
+	if err != nil {
+		return nil, err
+	}
+	t, err := s.store.AddPlugin(ctx, onBehalf(ctx, r.GetActor()), id, r.GetPlugin(), r.GetCheckOnly())
+	return &registryv1.AddPluginResponse{Tenant: t}, err
+}
+
+// RemovePlugin implements the contract.
+func (s tenantService) RemovePlugin(ctx context.Context, r *registryv1.RemovePluginRequest) (*registryv1.RemovePluginResponse, error) {
+	id, err := parseID("company_id", r.GetCompanyId())
+	if err != nil {
+		return nil, err
+	}
+	t, err := s.store.RemovePlugin(ctx, onBehalf(ctx, r.GetActor()), id, r.GetPlugin(), r.GetCheckOnly())
+	return &registryv1.RemovePluginResponse{Tenant: t}, err
+}
+
+// BeginDeletion implements the contract.
+func (s tenantService) BeginDeletion(ctx context.Context, r *registryv1.BeginDeletionRequest) (*registryv1.BeginDeletionResponse, error) {
+	id, err := parseID("company_id", r.GetCompanyId())
+	if err != nil {
+		return nil, err
+	}
+	t, err := s.store.BeginDeletion(ctx, onBehalf(ctx, r.GetActor()), id, r.GetPurgeTime().AsTime())
+	return &registryv1.BeginDeletionResponse{Tenant: t}, err
+}
+
+// CancelDeletion implements the contract.
+func (s tenantService) CancelDeletion(ctx context.Context, r *registryv1.CancelDeletionRequest) (*registryv1.CancelDeletionResponse, error) {
+	id, err := parseID("company_id", r.GetCompanyId())
+	if err != nil {
+		return nil, err
+	}
+	t, err := s.store.CancelDeletion(ctx, onBehalf(ctx, r.GetActor()), id)
+	return &registryv1.CancelDeletionResponse{Tenant: t}, err
+}
+
+// EndDeletion implements the contract.
+func (s tenantService) EndDeletion(ctx context.Context, r *registryv1.EndDeletionRequest) (*registryv1.EndDeletionResponse, error) {
+	id, err := parseID("company_id", r.GetCompanyId())
+	if err != nil {
+		return nil, err
+	}
+	t, err := s.store.EndDeletion(ctx, actor(ctx), id)
+	return &registryv1.EndDeletionResponse{Tenant: t}, err
+}
+
+// SwitchDatabase implements the contract.
+func (s tenantService) SwitchDatabase(ctx context.Context, r *registryv1.SwitchDatabaseRequest) (*registryv1.SwitchDatabaseResponse, error) {
+	id, err := parseID("company_id", r.GetCompanyId())
+	if err != nil {
+		return nil, err
+	}
+	from, err := parseID("from_database_id", r.GetFromDatabaseId())
+	if err != nil {
+		return nil, err
+	}
+	to, err := parseID("to_database_id", r.GetToDatabaseId())
+	if err != nil {
+		return nil, err
+	}
+	t, err := s.store.SwitchDatabase(ctx, onBehalf(ctx, r.GetActor()), r.GetAction(), id, from, to, r.GetCluster(), r.GetSchemaVersion())
+	return &registryv1.SwitchDatabaseResponse{Tenant: t}, err
+}
+
+// RecordEvent implements the contract.
+func (s tenantService) RecordEvent(ctx context.Context, r *registryv1.RecordEventRequest) (*registryv1.RecordEventResponse, error) {
+	company, err := parseID("company_id", r.GetCompanyId())
+	if err != nil {
+		return nil, err
+	}
+	return &registryv1.RecordEventResponse{}, s.store.RecordEvent(ctx, r.GetActor(), r.GetAction(), company, r.GetSubject(), r.GetDetails())
 }

@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -150,19 +152,24 @@ func lockCompany(ctx context.Context, tx pgx.Tx, id uuid.UUID) (*registryv1.Comp
 // Suspend closes an ACTIVE company; a SUSPENDED one stays as it is. FAILED_PRECONDITION `COMPANY_STATE_INVALID`.
 func (s *Store) Suspend(ctx context.Context, actor string, id uuid.UUID, reason string) (*registryv1.Company, error) {
 	return s.changeState(ctx, id, transition{actor: actor, action: "company.suspended", reason: reason,
-		from: registryv1.CompanyState_COMPANY_STATE_ACTIVE, to: registryv1.CompanyState_COMPANY_STATE_SUSPENDED})
+		from: []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_ACTIVE}, to: registryv1.CompanyState_COMPANY_STATE_SUSPENDED})
 }
 
 // Resume opens a SUSPENDED company; an ACTIVE one stays as it is. FAILED_PRECONDITION `COMPANY_STATE_INVALID`.
 func (s *Store) Resume(ctx context.Context, actor string, id uuid.UUID) (*registryv1.Company, error) {
 	return s.changeState(ctx, id, transition{actor: actor, action: "company.resumed",
-		from: registryv1.CompanyState_COMPANY_STATE_SUSPENDED, to: registryv1.CompanyState_COMPANY_STATE_ACTIVE})
+		from: []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_SUSPENDED}, to: registryv1.CompanyState_COMPANY_STATE_ACTIVE})
 }
 
 // transition is one change of a company's state.
 type transition struct {
 	actor, action, reason string
-	from, to              registryv1.CompanyState
+	from                  []registryv1.CompanyState
+	to                    registryv1.CompanyState
+	// purge is when the database of a DELETING company may go; nil in every other state.
+	purge *time.Time
+	// check is what else must hold, looked at in the same transaction before anything is changed; nil for nothing.
+	check func(ctx context.Context, tx pgx.Tx) error
 	// also is done in the same transaction, before the route is told.
 	also func(ctx context.Context, tx pgx.Tx) error
 }
@@ -176,11 +183,22 @@ func (s *Store) changeState(ctx context.Context, id uuid.UUID, t transition) (*r
 		if out, err = lockCompany(ctx, tx, id); err != nil || out.GetState() == t.to {
 			return err
 		}
-		if out.GetState() != t.from {
-			return fault.New(codes.FailedPrecondition, fault.CompanyStateInvalid, "the company is %s, want %s", stateName(out.GetState()), stateName(t.from)).
-				With("state", stateName(out.GetState()))
+		from := out.GetState()
+		if !slices.Contains(t.from, from) {
+			var want []string
+			for _, st := range t.from {
+				want = append(want, stateName(st))
+			}
+			return fault.New(codes.FailedPrecondition, fault.CompanyStateInvalid, "the company is %s, want %s", stateName(from), strings.Join(want, " or ")).
+				With("state", stateName(from))
 		}
-		if _, err := tx.Exec(ctx, "UPDATE companies SET state = $2, state_reason = $3, updated_at = now() WHERE id = $1", id, stateName(t.to), t.reason); err != nil {
+		if t.check != nil {
+			if err := t.check(ctx, tx); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.Exec(ctx, `UPDATE companies SET state = $2, state_reason = $3, updated_at = now(), purge_at = $4,
+			state_before = CASE WHEN $4::timestamptz IS NOT NULL THEN state END WHERE id = $1`, id, stateName(t.to), t.reason, t.purge); err != nil {
 			return err
 		}
 		if t.also != nil {
@@ -188,7 +206,7 @@ func (s *Store) changeState(ctx context.Context, id uuid.UUID, t transition) (*r
 				return err
 			}
 		}
-		details := map[string]string{"from": stateName(t.from), "to": stateName(t.to)}
+		details := map[string]string{"from": stateName(from), "to": stateName(t.to)}
 		if t.reason != "" {
 			details["reason"] = t.reason
 		}

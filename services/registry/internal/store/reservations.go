@@ -178,7 +178,7 @@ func (s *Store) Rereserve(ctx context.Context, actor string, r *Reserved) (*Rese
 		return nil, err
 	}
 	_, err = s.changeState(ctx, id, transition{actor: actor, action: "company.reserved", reason: "",
-		from: registryv1.CompanyState_COMPANY_STATE_FAILED, to: registryv1.CompanyState_COMPANY_STATE_PROVISIONING,
+		from: []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_FAILED}, to: registryv1.CompanyState_COMPANY_STATE_PROVISIONING,
 		also: func(ctx context.Context, tx pgx.Tx) error {
 			owner, err := uuid.Parse(r.GetOwnerId())
 			if err != nil {

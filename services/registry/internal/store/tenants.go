@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -13,15 +14,17 @@ import (
 )
 
 const selectTenant = `SELECT c.id, c.slug, c.name, d.id, d.cluster, c.state, d.schema_version, d.password_version,
-	ARRAY(SELECT p.plugin FROM company_plugins p WHERE p.company_id = c.id ORDER BY 1) FROM companies c JOIN tenant_databases d ON d.company_id = c.id`
+	ARRAY(SELECT p.plugin FROM company_plugins p WHERE p.company_id = c.id ORDER BY 1), c.purge_at FROM companies c JOIN tenant_databases d ON d.company_id = c.id`
 
 func scanTenant(row pgx.Row) (*registryv1.Tenant, error) {
 	t := &registryv1.Tenant{}
 	var id, database uuid.UUID
 	var state string
-	if err := row.Scan(&id, &t.Slug, &t.Name, &database, &t.Cluster, &state, &t.SchemaVersion, &t.PasswordVersion, &t.Plugins); err != nil {
+	var purge *time.Time
+	if err := row.Scan(&id, &t.Slug, &t.Name, &database, &t.Cluster, &state, &t.SchemaVersion, &t.PasswordVersion, &t.Plugins, &purge); err != nil {
 		return nil, err
 	}
+	t.PurgeTime = timestamp(purge)
 	t.CompanyId, t.DatabaseId, t.State = id.String(), database.String(), stateOf(state)
 	return t, nil
 }
@@ -35,22 +38,24 @@ func (s *Store) Tenant(ctx context.Context, id uuid.UUID) (*registryv1.Tenant, e
 	return t, err
 }
 
-// ListTenants returns tenants that have a database, in order of id after one, of one cluster or of all.
-func (s *Store) ListTenants(ctx context.Context, cluster string, after uuid.UUID, limit int) ([]*registryv1.Tenant, error) {
-	rows, err := s.pool.Query(ctx, selectTenant+` WHERE c.id > $1 AND c.state IN ('ACTIVE', 'SUSPENDED', 'MAINTENANCE')
-		AND ($2 = '' OR d.cluster = $2) ORDER BY c.id LIMIT $3`, after, cluster, limit)
+// ListTenants returns tenants that have a database in use, and DELETING ones if wanted, in order of id after one, of one
+// cluster or of all.
+func (s *Store) ListTenants(ctx context.Context, cluster string, deleting bool, after uuid.UUID, limit int) ([]*registryv1.Tenant, error) {
+	rows, err := s.pool.Query(ctx, selectTenant+` WHERE c.id > $1 AND (c.state IN ('ACTIVE', 'SUSPENDED', 'MAINTENANCE') OR $4 AND c.state = 'DELETING')
+		AND ($2 = '' OR d.cluster = $2) ORDER BY c.id LIMIT $3`, after, cluster, limit, deleting)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*registryv1.Tenant, error) { return scanTenant(row) })
 }
 
-// Activate opens a PROVISIONING company whose database is at a version; an ACTIVE one stays as it is.
-func (s *Store) Activate(ctx context.Context, actor string, id uuid.UUID, schemaVersion string) (*registryv1.Tenant, error) {
+// Activate opens a PROVISIONING company whose database, the reserved one or another, is at a version; an ACTIVE one stays
+// as it is.
+func (s *Store) Activate(ctx context.Context, actor string, id uuid.UUID, database *uuid.UUID, schemaVersion string) (*registryv1.Tenant, error) {
 	_, err := s.changeState(ctx, id, transition{actor: actor, action: "company.activated",
-		from: registryv1.CompanyState_COMPANY_STATE_PROVISIONING, to: registryv1.CompanyState_COMPANY_STATE_ACTIVE,
+		from: []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_PROVISIONING}, to: registryv1.CompanyState_COMPANY_STATE_ACTIVE,
 		also: func(ctx context.Context, tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, "UPDATE tenant_databases SET schema_version = $2 WHERE company_id = $1", id, schemaVersion)
+			_, err := tx.Exec(ctx, "UPDATE tenant_databases SET schema_version = $2, id = coalesce($3, id) WHERE company_id = $1", id, schemaVersion, database)
 			return err
 		}})
 	if err != nil {
@@ -63,7 +68,7 @@ func (s *Store) Activate(ctx context.Context, actor string, id uuid.UUID, schema
 // FAILED one stays as it is.
 func (s *Store) Fail(ctx context.Context, actor string, id uuid.UUID, reason string) (*registryv1.Tenant, error) {
 	_, err := s.changeState(ctx, id, transition{actor: actor, action: "company.failed", reason: reason,
-		from: registryv1.CompanyState_COMPANY_STATE_PROVISIONING, to: registryv1.CompanyState_COMPANY_STATE_FAILED,
+		from: []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_PROVISIONING}, to: registryv1.CompanyState_COMPANY_STATE_FAILED,
 		also: func(ctx context.Context, tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "DELETE FROM users WHERE company_id = $1", id); err != nil {
 				return err

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -11,14 +10,12 @@ import (
 	"strings"
 	"time"
 
-	"ariga.io/atlas-go-sdk/atlasexec"
-	atlas "ariga.io/atlas/sql/migrate"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tenantry/tenantry/services/internal/atlascli"
 	"github.com/tenantry/tenantry/services/internal/fault"
+	"github.com/tenantry/tenantry/services/internal/lint"
 	"github.com/tenantry/tenantry/services/internal/migrate"
-	"github.com/tenantry/tenantry/services/internal/pg"
 	"github.com/tenantry/tenantry/services/internal/pgserver"
 )
 
@@ -31,7 +28,7 @@ type migrationLintCmd struct {
 
 // Help is the long help.
 func (migrationLintCmd) Help() string {
-	return setsHelp + ` Atlas replays each set on a PostgreSQL server made for the purpose, plugins' sets on top of core, and looks at what each file does. It exits 1 when a file does not apply, was changed since it was sealed, or destroys data; other findings are advice.
+	return setsHelp + ` Atlas replays each set on a PostgreSQL server made for the purpose, plugins' sets on top of core, and looks at what each file does (DS, BC, MF, PG); PostgreSQL's own parser finds what locks or rewrites tables (TN). It exits 1 when a file does not apply, was changed since it was sealed, destroys data or renames what runs; other findings are advice.
 
 Example:
 
@@ -76,7 +73,7 @@ type finding struct {
 	Set  string `json:"set"`
 	File string `json:"file,omitempty"`
 	Line int    `json:"line,omitempty"`
-	// Code is Atlas's, such as DS102; see https://atlasgo.io/lint/analyzers.
+	// Code is Atlas's, such as DS102, see https://atlasgo.io/lint/analyzers, or one of ours, such as TN101.
 	Code string `json:"code,omitempty"`
 	Text string `json:"text"`
 	// Wrong says that it keeps the set from being released.
@@ -143,113 +140,39 @@ func (l *linter) close() error {
 	return errors.Join(append(problems, os.RemoveAll(l.dir))...)
 }
 
-// lint replays a set in a database of its own and tells what was found in its newest files; latest 0 means all.
+// lint tells what is found in a set's newest files; latest 0 means all.
 func (l *linter) lint(ctx context.Context, flags setFlags, set migrationSet, latest int) ([]finding, error) {
-	own, err := loadScripts(set)
+	own, err := migrate.Load(os.DirFS(set.dir), set.name)
 	if f := fault.From(err); f != nil && (f.Reason == fault.ChecksumMismatch || f.Reason == fault.MigrationInvalid) {
 		return []finding{{Set: set.name, File: f.Metadata["file"], Text: f.Text, Wrong: true}}, nil
 	}
-	if err != nil || len(own) == 0 {
+	if err != nil {
 		return nil, err
 	}
-	scripts := own
+	var base *migrate.Set
 	if strings.HasPrefix(set.name, migrate.PluginsPrefix) {
 		core, err := flags.set(migrate.CoreName)
 		if err != nil {
 			return nil, err
 		}
-		if scripts, err = loadScripts(core); err != nil {
+		if base, err = migrate.Load(os.DirFS(core.dir), core.name); err != nil {
 			return nil, err
 		}
-		scripts = append(scripts, own...)
 	}
-	layout, err := l.layOut(set, scripts)
-	if err != nil {
-		return nil, err
+	if files := len(own.Files()); latest <= 0 || latest > files {
+		latest = files
 	}
-	if latest <= 0 || latest > len(own) {
-		latest = len(own)
+	found, err := lint.JudgeSet(ctx, l.atlas, l.scratch(), base, own, latest)
+	var out []finding
+	for _, f := range found {
+		out = append(out, finding{Set: f.Set, File: f.File, Line: f.Line, Code: f.Code, Text: f.Message, Wrong: f.Severity >= lint.Destructive})
 	}
-	url, err := l.database(ctx, set)
-	if err != nil {
-		return nil, err
-	}
-	report, err := l.atlas.Lint(ctx, url, layout, latest)
-	if err != nil {
-		return nil, fmt.Errorf("lint %s: %w", set.name, err)
-	}
-	return findings(set, scripts, report), nil
+	return out, err
 }
 
-// script is one migration file in Atlas's form.
-type script struct {
-	name    string
-	content []byte
-}
-
-func loadScripts(set migrationSet) ([]script, error) {
-	loaded, err := migrate.Load(os.DirFS(set.dir), set.name)
-	if err != nil {
-		return nil, err
+func (l *linter) scratch() lint.Server {
+	return lint.Server{
+		Connect: func(ctx context.Context) (*pgx.Conn, error) { return pgx.Connect(ctx, l.server.DSN("postgres")) },
+		DSN:     func(database string) (string, error) { return l.server.DSN(database), nil },
 	}
-	content := loaded.Content()
-	var scripts []script
-	for _, f := range loaded.Files() {
-		scripts = append(scripts, script{f.Name, content[f.Name]})
-	}
-	return scripts, nil
-}
-
-// layOut writes files under numbers, in their order: a plugin's versions and core's need not differ.
-func (l *linter) layOut(set migrationSet, scripts []script) (string, error) {
-	path := filepath.Join(l.dir, strings.ReplaceAll(set.name, "/", "_"))
-	if err := os.Mkdir(path, 0o700); err != nil {
-		return "", err
-	}
-	dir, err := atlas.NewLocalDir(path)
-	if err != nil {
-		return "", err
-	}
-	for i, s := range scripts {
-		if err := dir.WriteFile(numbered(i), s.content); err != nil {
-			return "", err
-		}
-	}
-	return path, seal(dir)
-}
-
-func numbered(i int) string { return fmt.Sprintf("%06d.sql", i+1) }
-
-// database makes an empty database for a set.
-func (l *linter) database(ctx context.Context, set migrationSet) (string, error) {
-	name := "lint_" + strings.ReplaceAll(set.name, "/", "_")
-	conn, err := pgx.Connect(ctx, l.server.DSN("postgres"))
-	if err != nil {
-		return "", err
-	}
-	_, err = conn.Exec(ctx, "CREATE DATABASE "+pg.Quote(name))
-	return l.server.DSN(name), errors.Join(err, conn.Close(ctx))
-}
-
-// findings reads Atlas's report, whose file names are those of the layout.
-func findings(set migrationSet, scripts []script, report *atlasexec.SummaryReport) []finding {
-	byName := map[string]script{}
-	for i, s := range scripts {
-		byName[numbered(i)] = s
-	}
-	var found []finding
-	for _, r := range report.Files {
-		s := byName[r.Name]
-		before := len(found)
-		for _, about := range r.Reports {
-			for _, d := range about.Diagnostics {
-				line := 1 + bytes.Count(s.content[:min(max(d.Pos, 0), len(s.content))], []byte("\n"))
-				found = append(found, finding{Set: set.name, File: s.name, Line: line, Code: d.Code, Text: d.Text, Wrong: r.Error != ""})
-			}
-		}
-		if r.Error != "" && len(found) == before {
-			found = append(found, finding{Set: set.name, File: s.name, Text: r.Error, Wrong: true})
-		}
-	}
-	return found
 }

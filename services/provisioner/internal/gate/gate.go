@@ -1,0 +1,85 @@
+// Package gate has each release judged once, before any tenant gets it: by package lint, in a scratch database on one of
+// the clusters, as far as it differs from the release that was current then. What was found stays with the release.
+package gate
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	provisionerv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1"
+	"github.com/tenantry/tenantry/services/internal/atlascli"
+	"github.com/tenantry/tenantry/services/internal/lint"
+	"github.com/tenantry/tenantry/services/provisioner/internal/cluster"
+	"github.com/tenantry/tenantry/services/provisioner/internal/release"
+)
+
+// Gate judges releases.
+type Gate struct {
+	db       *pgxpool.Pool
+	releases *release.Store
+	clusters *cluster.Set
+	atlas    *atlascli.CLI
+}
+
+// New returns a gate.
+func New(db *pgxpool.Pool, releases *release.Store, clusters *cluster.Set, atlas *atlascli.CLI) *Gate {
+	return &Gate{db, releases, clusters, atlas}
+}
+
+// Judge returns what is found in a release: what was, when it was judged before.
+func (g *Gate) Judge(ctx context.Context, r *release.Release) ([]*provisionerv1.Finding, error) {
+	var stored []byte
+	if err := g.db.QueryRow(ctx, "SELECT findings FROM releases WHERE hash = $1", r.Hash).Scan(&stored); err != nil {
+		return nil, fmt.Errorf("gate: %w", err)
+	}
+	var found []lint.Finding
+	if stored != nil {
+		if err := json.Unmarshal(stored, &found); err != nil {
+			return nil, fmt.Errorf("gate: %w", err)
+		}
+		return messages(found), nil
+	}
+	current, err := g.releases.Current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	clusters := g.clusters.Names()
+	if current.Hash != r.Hash && len(clusters) > 0 {
+		server := lint.Server{
+			Connect: func(ctx context.Context) (*pgx.Conn, error) { return g.clusters.Admin(ctx, clusters[0]) },
+			DSN:     func(database string) (string, error) { return g.clusters.DSN(clusters[0], database) },
+		}
+		if found, err = lint.Judge(ctx, g.atlas, server, r.Tree, current.Tree); err != nil {
+			return nil, fmt.Errorf("gate: %w", err)
+		}
+	}
+	if found == nil {
+		found = []lint.Finding{}
+	}
+	data, err := json.Marshal(found)
+	if err != nil {
+		return nil, fmt.Errorf("gate: %w", err)
+	}
+	if _, err := g.db.Exec(ctx, "UPDATE releases SET findings = $2 WHERE hash = $1 AND findings IS NULL", r.Hash, data); err != nil {
+		return nil, fmt.Errorf("gate: %w", err)
+	}
+	return messages(found), nil
+}
+
+// messages are findings as the contract has them. What does not apply in an empty database may apply in a tenant's, and
+// is found out by the canary if not.
+func messages(found []lint.Finding) []*provisionerv1.Finding {
+	var out []*provisionerv1.Finding
+	for _, f := range found {
+		severity := provisionerv1.FindingSeverity_FINDING_SEVERITY_WARNING
+		if f.Severity == lint.Destructive {
+			severity = provisionerv1.FindingSeverity_FINDING_SEVERITY_DESTRUCTIVE
+		}
+		out = append(out, &provisionerv1.Finding{Severity: severity, Code: f.Code, Message: f.Message, Set: f.Set, File: f.File})
+	}
+	return out
+}
