@@ -30,7 +30,7 @@ test: deps $(BIN)/atlas $(BIN)/grpcurl ## Run all tests, with the race detector,
 
 .PHONY: build
 build: deps $(BIN)/atlas ## Build bin/tenantry
-	go build -trimpath -o $(BIN)/tenantry ./services/cmd/tenantry
+	CGO_ENABLED=0 go build -trimpath -o $(BIN)/tenantry ./services/cmd/tenantry
 
 ##@ Before a commit
 

@@ -10,4 +10,5 @@ var access = rpc.Access{
 	"/tenantry.provisioner.v1.ProvisionerService/CreateTenant": {identity.Signup, identity.Operator},
 	"/tenantry.provisioner.v1.ProvisionerService/*":            {identity.Operator},
 	"/tenantry.provisioner.v1.RolloutService/*":                {identity.Operator},
+	"/tenantry.provisioner.v1.FleetService/*":                  {identity.Operator},
 }

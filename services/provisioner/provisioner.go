@@ -22,11 +22,14 @@ import (
 	"github.com/tenantry/tenantry/services/internal/pg"
 	"github.com/tenantry/tenantry/services/internal/rpc"
 	"github.com/tenantry/tenantry/services/provisioner/internal/cluster"
+	"github.com/tenantry/tenantry/services/provisioner/internal/doctor"
 	"github.com/tenantry/tenantry/services/provisioner/internal/fleet"
 	"github.com/tenantry/tenantry/services/provisioner/internal/gate"
 	"github.com/tenantry/tenantry/services/provisioner/internal/jobs"
+	"github.com/tenantry/tenantry/services/provisioner/internal/plugin"
 	"github.com/tenantry/tenantry/services/provisioner/internal/pool"
 	"github.com/tenantry/tenantry/services/provisioner/internal/release"
+	"github.com/tenantry/tenantry/services/provisioner/internal/removal"
 	"github.com/tenantry/tenantry/services/provisioner/internal/server"
 	"github.com/tenantry/tenantry/services/provisioner/internal/signup"
 	"github.com/tenantry/tenantry/services/provisioner/internal/template"
@@ -35,6 +38,10 @@ import (
 
 // poolSize is how many connections to its own database one copy opens at most.
 const poolSize = 20
+
+// MostSpares is how many databases can be kept ready on a cluster: each takes some megabytes, and, by the copy that made
+// it, a connection.
+const MostSpares = 200
 
 // Config says how to run a provisioner.
 type Config struct {
@@ -148,6 +155,7 @@ func New(ctx context.Context, cfg Config) (_ *Provisioner, err error) {
 	rollouts := fleet.NewStore(p.db, p.jobs, holder)
 	migrator := fleet.NewMigrator(p.clusters, tenants)
 	p.rollouts = fleet.NewRunner(rollouts, p.releases, migrator, tenants, cfg.Logger)
+	removals := removal.New(p.db, tenants, p.clusters, p.templates, p.releases, p.jobs, cfg.Logger)
 	if err := p.jobs.Open(); err != nil {
 		return nil, err
 	}
@@ -155,7 +163,8 @@ func New(ctx context.Context, cfg Config) (_ *Provisioner, err error) {
 		return nil, err
 	}
 	services := &server.Server{Tenants: tenants, Clusters: p.clusters, Releases: p.releases, Source: source, Signups: p.signups, Migrator: migrator,
-		Rollouts: rollouts, Gate: gate.New(p.db, p.releases, p.clusters, atlas), Stopping: p.stopping}
+		Rollouts: rollouts, Runner: p.rollouts, Plugins: plugin.NewManager(p.clusters, tenants), Removals: removals,
+		Doctor: doctor.New(p.db, tenants, p.clusters, p.releases), Atlas: atlas, Gate: gate.New(p.db, p.releases, p.clusters, atlas), Stopping: p.stopping}
 	services.Register(p.server)
 	return p, nil
 }

@@ -28,6 +28,8 @@ type Config struct {
 	Ports Ports
 	// Migrations is a directory of tenants' migration sets; empty means those inside the program.
 	Migrations string
+	// Spares is how many databases are kept ready for companies that have not come yet.
+	Spares int
 	// Upstreams are the services that the gateway forwards to.
 	Upstreams []gateway.Upstream
 	// Logger gets the services' logs; nil means none. PostgreSQL's log is a file in Dir.

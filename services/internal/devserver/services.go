@@ -97,6 +97,7 @@ func (s *Server) startProvisioner(ctx context.Context, cfg Config, ports *listen
 		Clusters:   map[string]string{Cluster: s.env.AdminDSN},
 		MasterKey:  keys.masterKey,
 		Migrations: cfg.Migrations,
+		Spares:     cfg.Spares,
 		Instance:   instance(),
 		Logger:     cfg.Logger.Named("provisioner"),
 	})

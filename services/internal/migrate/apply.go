@@ -102,6 +102,18 @@ func Status(ctx context.Context, conn *pgx.Conn, s *Set, revisionsSchema string)
 	return Apply(ctx, conn, s, Options{DryRun: true, RevisionsSchema: revisionsSchema})
 }
 
+// Version is the newest version that a database has whole, whatever set it is of; empty when it has none.
+func Version(ctx context.Context, conn *pgx.Conn, revisionsSchema string) (string, error) {
+	h := history{schema: revisionsSchema}
+	if h.schema == "" {
+		h.schema = DefaultRevisionsSchema
+	}
+	if err := h.read(ctx, conn); err != nil {
+		return "", err
+	}
+	return h.current(), nil
+}
+
 type applier struct {
 	conn    *pgx.Conn
 	set     *Set

@@ -19,6 +19,7 @@ import (
 	"github.com/tenantry/tenantry/services/internal/credential"
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/pg"
+	"github.com/tenantry/tenantry/services/internal/scratch"
 	"github.com/tenantry/tenantry/services/internal/tenant"
 )
 
@@ -205,8 +206,8 @@ func (s *Set) Create(ctx context.Context, cluster, template string, id uuid.UUID
 		return err
 	}
 	name := pg.Quote(tenant.DatabaseName(id))
-	if err := s.role(ctx, pool, id, passwordVersion); err != nil {
-		return m.unavailable(err)
+	if err := s.Role(ctx, cluster, id, passwordVersion); err != nil {
+		return err
 	}
 	exists, err := s.Exists(ctx, cluster, tenant.DatabaseName(id))
 	if err != nil {
@@ -250,8 +251,12 @@ func (m *member) clone(ctx context.Context, pool *pgxpool.Pool, name, template s
 	return err
 }
 
-// role makes a tenant's login role, or gives the one that is there the password that it should have.
-func (s *Set) role(ctx context.Context, pool *pgxpool.Pool, id uuid.UUID, passwordVersion int32) error {
+// Role makes a tenant's login role, or gives the one that is there the password and the group that it should have.
+func (s *Set) Role(ctx context.Context, cluster string, id uuid.UUID, passwordVersion int32) error {
+	m, pool, err := s.member(ctx, cluster)
+	if err != nil {
+		return err
+	}
 	password, err := s.key.RolePassword(id, passwordVersion)
 	if err != nil {
 		return err
@@ -263,14 +268,71 @@ func (s *Set) role(ctx context.Context, pool *pgxpool.Pool, id uuid.UUID, passwo
 	name := pg.Quote(tenant.DatabaseName(id))
 	options := " LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION PASSWORD '" + verifier + "'"
 	_, err = pool.Exec(ctx, "CREATE ROLE "+name+options+" IN ROLE "+TenantGroup)
-	if pg.Code(err) != pgerrcode.DuplicateObject {
+	if pg.Code(err) == pgerrcode.DuplicateObject {
+		_, err = pool.Exec(ctx, "ALTER ROLE "+name+options+"; GRANT "+TenantGroup+" TO "+name, pgx.QueryExecModeSimpleProtocol)
+	}
+	if err != nil {
+		return m.unavailable(err)
+	}
+	return nil
+}
+
+// DropRole drops a tenant's role that has no database any more. It may be repeated.
+func (s *Set) DropRole(ctx context.Context, cluster string, id uuid.UUID) error {
+	m, pool, err := s.member(ctx, cluster)
+	if err != nil {
 		return err
 	}
-	if _, err = pool.Exec(ctx, "ALTER ROLE "+name+options); err != nil {
-		return err
+	if _, err := pool.Exec(ctx, "DROP ROLE IF EXISTS "+pg.Quote(tenant.DatabaseName(id))); err != nil {
+		return m.unavailable(err)
 	}
-	_, err = pool.Exec(ctx, "GRANT "+TenantGroup+" TO "+name)
-	return err
+	return nil
+}
+
+// Found is a database of a cluster.
+type Found struct {
+	Exists bool
+	// Open says that everyone may connect.
+	Open bool
+}
+
+// Inventory is what there is of tenants on a cluster.
+type Inventory struct {
+	// Databases and Roles are those that are named as tenants' are.
+	Databases map[string]Found
+	Roles     map[string]bool
+}
+
+// Inventory lists tenants' databases and roles on a cluster.
+func (s *Set) Inventory(ctx context.Context, cluster string) (*Inventory, error) {
+	m, pool, err := s.member(ctx, cluster)
+	if err != nil {
+		return nil, err
+	}
+	out := &Inventory{Databases: map[string]Found{}, Roles: map[string]bool{}}
+	var name string
+	var open bool
+	rows, err := pool.Query(ctx, `SELECT datname, datacl IS NULL OR EXISTS (SELECT FROM aclexplode(datacl) WHERE grantee = 0) FROM pg_database WHERE starts_with(datname, 'tenant_')`)
+	if err == nil {
+		_, err = pgx.ForEachRow(rows, []any{&name, &open}, func() error {
+			out.Databases[name] = Found{true, open}
+			return nil
+		})
+	}
+	if err != nil {
+		return nil, m.unavailable(err)
+	}
+	rows, err = pool.Query(ctx, "SELECT rolname FROM pg_roles WHERE rolcanlogin AND starts_with(rolname, 'tenant_')")
+	if err == nil {
+		_, err = pgx.ForEachRow(rows, []any{&name}, func() error {
+			out.Roles[name] = true
+			return nil
+		})
+	}
+	if err != nil {
+		return nil, m.unavailable(err)
+	}
+	return out, nil
 }
 
 // Drop drops a tenant's database, whoever is connected, and its role. It may be repeated.
@@ -286,6 +348,14 @@ func (s *Set) Drop(ctx context.Context, cluster string, id uuid.UUID) error {
 		}
 	}
 	return nil
+}
+
+// Scratch is where databases for one look at something are made.
+func (s *Set) Scratch(cluster string) scratch.Server {
+	return scratch.Server{
+		Connect: func(ctx context.Context) (*pgx.Conn, error) { return s.Admin(ctx, cluster) },
+		DSN:     func(database string) (string, error) { return s.DSN(cluster, database) },
+	}
 }
 
 // Exclusive runs f while no other provisioner runs it for the same cluster and key. f gets the connection to the server's

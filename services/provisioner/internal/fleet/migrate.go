@@ -65,10 +65,17 @@ func outcome(t *registryv1.Tenant, results []schema.SetResult, took time.Duratio
 		}
 	}
 	if err != nil {
-		f := fault.From(err)
-		out.State = provisionerv1.TenantResultState_TENANT_RESULT_STATE_FAILED
-		out.Error = &provisionerv1.MigrationError{Reason: f.Reason, Message: f.Text, Set: f.Metadata["set"], File: f.Metadata["file"],
-			Statement: f.Metadata["statement"], Sqlstate: f.Metadata["sqlstate"]}
+		out.State, out.Error = provisionerv1.TenantResultState_TENANT_RESULT_STATE_FAILED, MigrationError(err)
 	}
 	return out
+}
+
+// MigrationError is an error as the contract has it; nil of nil.
+func MigrationError(err error) *provisionerv1.MigrationError {
+	if err == nil {
+		return nil
+	}
+	f := fault.From(err)
+	return &provisionerv1.MigrationError{Reason: f.Reason, Message: f.Text, Set: f.Metadata["set"], File: f.Metadata["file"],
+		Statement: f.Metadata["statement"], Sqlstate: f.Metadata["sqlstate"]}
 }

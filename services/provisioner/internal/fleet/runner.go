@@ -226,6 +226,18 @@ func away(err error) bool {
 	return fault.HasReason(err, fault.DatabaseUnavailable) || fault.HasReason(err, fault.Unavailable) || pg.IsUnavailable(err)
 }
 
+// Each calls f with each selected tenant that has a database, in order of company unless the selector names companies.
+func (r *Runner) Each(ctx context.Context, s *provisionerv1.Selector, f func(*registryv1.Tenant) error) error {
+	return r.each(ctx, s, func(some []*registryv1.Tenant) error {
+		for _, t := range some {
+			if err := f(t); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil)
+}
+
 // each calls f with the selected tenants, some at a time, and counts them. A stream that breaks goes on where it was.
 func (r *Runner) each(ctx context.Context, s *provisionerv1.Selector, f func([]*registryv1.Tenant) error, total *int) error {
 	if total == nil {

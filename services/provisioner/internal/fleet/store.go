@@ -61,7 +61,9 @@ type Store struct {
 }
 
 // NewStore returns the store behind a pool. holder names this run of this copy.
-func NewStore(pool *pgxpool.Pool, q *jobs.Queue, holder string) *Store { return &Store{pool, q, holder} }
+func NewStore(pool *pgxpool.Pool, q *jobs.Queue, holder string) *Store {
+	return &Store{pool, q, holder}
+}
 
 // rollOut is the job of working on a rollout.
 type rollOut struct {

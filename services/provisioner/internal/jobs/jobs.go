@@ -60,7 +60,7 @@ type worker[A Args] struct {
 }
 
 func (w *worker[A]) Work(ctx context.Context, job *river.Job[A]) error { return w.work(ctx, job.Args) }
-func (w *worker[A]) Timeout(*river.Job[A]) time.Duration              { return w.timeout }
+func (w *worker[A]) Timeout(*river.Job[A]) time.Duration               { return w.timeout }
 
 // Handle registers what does a kind of job: at most so many at once in this copy, each for at most as long as timeout. It
 // must bear being run twice, at once or one after the other.

@@ -48,19 +48,25 @@ func Bring(ctx context.Context, conn *pgx.Conn, r *release.Release, plugins []st
 			return results, err
 		}
 	}
+	more, err := Plugins(ctx, conn, r, plugins, opts)
+	return append(results, more...), err
+}
+
+// Plugins applies what is left of plugins' sets, as Bring does.
+func Plugins(ctx context.Context, conn *pgx.Conn, r *release.Release, plugins []string, opts Options) (results []SetResult, err error) {
 	for _, name := range slices.Sorted(slices.Values(plugins)) {
 		set, ok := r.Tree.Plugins[name]
 		if !ok {
 			continue // A plugin without tables.
 		}
-		options.RevisionsSchema = migrate.Revisions(name)
-		result, err := migrate.Apply(ctx, conn, set, options)
+		result, err := migrate.Apply(ctx, conn, set, migrate.Options{RevisionsSchema: migrate.Revisions(name), DryRun: opts.DryRun,
+			LockTimeout: opts.LockTimeout, StatementTimeout: opts.StatementTimeout})
 		results = append(results, SetResult{set.Name(), result})
 		if err != nil {
 			return results, err
 		}
 		if !opts.DryRun && result.From == "" && len(result.Applied) > 0 {
-			if err := hide(ctx, conn, options.RevisionsSchema); err != nil {
+			if err := hide(ctx, conn, migrate.Revisions(name)); err != nil {
 				return results, err
 			}
 		}

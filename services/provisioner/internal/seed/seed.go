@@ -56,7 +56,9 @@ func arguments(r *registryv1.Reservation) pgx.NamedArgs {
 
 // Common runs what is the same for every company. A statement that fails is FAILED_PRECONDITION `SEED_FAILED` with
 // metadata statement and sqlstate.
-func (s *Seed) Common(ctx context.Context, conn *pgx.Conn) error { return run(ctx, conn, s.common, nil) }
+func (s *Seed) Common(ctx context.Context, conn *pgx.Conn) error {
+	return run(ctx, conn, s.common, nil)
+}
 
 // Company runs what depends on the company. Errors are Common's.
 func (s *Seed) Company(ctx context.Context, conn *pgx.Conn, r *registryv1.Reservation) error {

@@ -8,7 +8,6 @@ import (
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	provisionerv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1"
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
@@ -42,10 +41,8 @@ func (s provisionerService) MigrateTenant(ctx context.Context, r *provisionerv1.
 		return nil, err
 	}
 	out := &provisionerv1.MigrateTenantResponse{CompanyId: t.GetCompanyId(), FromVersion: results[0].From, ToVersion: results[0].To, Warnings: warnings}
+	out.Applied = appliedOf(results)
 	for _, set := range results {
-		for _, a := range set.Applied {
-			out.Applied = append(out.Applied, &provisionerv1.AppliedMigration{Version: a.Version, Description: a.Description, Duration: durationpb.New(a.Duration), Set: set.Set})
-		}
 		out.Pending = append(out.Pending, pending(set)...)
 	}
 	current, err := s.Releases.Current(ctx)

@@ -5,20 +5,23 @@ import (
 	"context"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 
 	provisionerv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1"
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
+	"github.com/tenantry/tenantry/services/internal/atlascli"
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/tenant"
 	"github.com/tenantry/tenantry/services/provisioner/internal/cluster"
+	"github.com/tenantry/tenantry/services/provisioner/internal/doctor"
 	"github.com/tenantry/tenantry/services/provisioner/internal/fleet"
 	"github.com/tenantry/tenantry/services/provisioner/internal/gate"
+	"github.com/tenantry/tenantry/services/provisioner/internal/plugin"
 	"github.com/tenantry/tenantry/services/provisioner/internal/release"
+	"github.com/tenantry/tenantry/services/provisioner/internal/removal"
 	"github.com/tenantry/tenantry/services/provisioner/internal/signup"
 )
 
-// Server is both of the provisioner's services.
+// Server is all of the provisioner's services.
 type Server struct {
 	Tenants  registryv1.TenantServiceClient
 	Clusters *cluster.Set
@@ -27,6 +30,11 @@ type Server struct {
 	Signups  *signup.Runner
 	Migrator *fleet.Migrator
 	Rollouts *fleet.Store
+	Runner   *fleet.Runner
+	Plugins  *plugin.Manager
+	Removals *removal.Remover
+	Doctor   *doctor.Doctor
+	Atlas    *atlascli.CLI
 	// Gate judges releases.
 	Gate *gate.Gate
 	// Stopping ends streams that would go on for as long as a rollout.
@@ -37,6 +45,7 @@ type Server struct {
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	provisionerv1.RegisterProvisionerServiceServer(r, provisionerService{Server: s})
 	provisionerv1.RegisterRolloutServiceServer(r, rolloutService{Server: s})
+	provisionerv1.RegisterFleetServiceServer(r, fleetService{Server: s})
 }
 
 type provisionerService struct {
@@ -67,28 +76,4 @@ func (s *Server) tenant(ctx context.Context, company string) (*registryv1.Tenant
 		return nil, err
 	}
 	return out.GetTenant(), nil
-}
-
-func notImplemented(what string) error {
-	return fault.New(codes.Unimplemented, fault.NotImplemented, "%s is not in this version", what)
-}
-
-// CheckDrift implements the contract.
-func (provisionerService) CheckDrift(context.Context, *provisionerv1.CheckDriftRequest) (*provisionerv1.CheckDriftResponse, error) {
-	return nil, notImplemented("CheckDrift")
-}
-
-// InstallPlugin implements the contract.
-func (provisionerService) InstallPlugin(context.Context, *provisionerv1.InstallPluginRequest) (*provisionerv1.InstallPluginResponse, error) {
-	return nil, notImplemented("InstallPlugin")
-}
-
-// UninstallPlugin implements the contract.
-func (provisionerService) UninstallPlugin(context.Context, *provisionerv1.UninstallPluginRequest) (*provisionerv1.UninstallPluginResponse, error) {
-	return nil, notImplemented("UninstallPlugin")
-}
-
-// DeleteTenant implements the contract.
-func (provisionerService) DeleteTenant(context.Context, *provisionerv1.DeleteTenantRequest) (*provisionerv1.DeleteTenantResponse, error) {
-	return nil, notImplemented("DeleteTenant")
 }

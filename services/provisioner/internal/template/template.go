@@ -83,7 +83,9 @@ func (b *Builder) sweep() {
 }
 
 // Name is a template's name.
-func Name(r *release.Release) string { return "template_" + r.Hash[:hashDigits] }
+func Name(r *release.Release) string { return nameOf(r.Hash) }
+
+func nameOf(hash string) string { return "template_" + hash[:hashDigits] }
 
 // Ensure returns the name of the template of a release on a cluster, building it where there is none. However many ask,
 // in however many copies, it is built once.
@@ -114,6 +116,22 @@ func (b *Builder) Ensure(ctx context.Context, clusterName string, r *release.Rel
 	b.built[key] = true
 	b.mu.Unlock()
 	return name, nil
+}
+
+// Drop drops the template of a release, where there is one. It may be made again.
+func (b *Builder) Drop(ctx context.Context, clusterName, hash string) error {
+	name := nameOf(hash)
+	b.mu.Lock()
+	delete(b.built, clusterName+"/"+name)
+	b.mu.Unlock()
+	exists, err := b.clusters.Exists(ctx, clusterName, name)
+	if err != nil || !exists {
+		return err
+	}
+	return b.clusters.Exclusive(ctx, clusterName, name, func(conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, "DROP DATABASE IF EXISTS "+pg.Quote(name))
+		return err
+	})
 }
 
 // Forget makes the next Ensure look again, after a clone found no template.

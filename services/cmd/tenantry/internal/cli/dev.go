@@ -7,6 +7,7 @@ import (
 
 	"github.com/tenantry/tenantry/services/internal/devserver"
 	"github.com/tenantry/tenantry/services/internal/pgserver"
+	"github.com/tenantry/tenantry/services/provisioner"
 )
 
 // devCmd is `tenantry dev`.
@@ -16,6 +17,7 @@ type devCmd struct {
 	Data           string `name:"data" default:".tenantry" type:"path" placeholder:"DIR" help:"Data directory: the database, certificates, keys and dev.env. Made where it is missing. Default: ${default}."`
 	EphemeralPorts bool   `name:"ephemeral-ports" help:"Listen on free ports instead of 7400 (gateway), 7401 (registry), 7402 (provisioner) and 7432 (PostgreSQL); dev.env says which."`
 	Migrations     string `name:"migrations" type:"path" placeholder:"DIR" env:"TENANTRY_MIGRATIONS" help:"Tenants' migration sets: DIR/core and DIR/plugins/NAME. Default: those inside this program."`
+	Spares         int    `name:"spares" default:"4" placeholder:"N" help:"Databases kept ready for companies that have not come yet. Default: ${default}; a provisioner of its own keeps 16."`
 	Temporary      bool   `name:"temporary" help:"Delete the data directory at the end. It must be missing or empty."`
 }
 
@@ -41,12 +43,15 @@ func (c *devCmd) Run(ctx context.Context, a *app) (err error) {
 	if err != nil {
 		return err
 	}
+	if c.Spares < 0 || c.Spares > provisioner.MostSpares {
+		return usagef("", "--spares: got %d, want 0 to %d", c.Spares, provisioner.MostSpares)
+	}
 	log, err := c.logger()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = log.Sync() }() // Terminals and pipes cannot be synced, and say so.
-	cfg := devserver.Config{Dir: c.Data, Temporary: c.Temporary, Ports: devserver.DefaultPorts(), Migrations: c.Migrations, Upstreams: upstreams, Logger: log}
+	cfg := devserver.Config{Dir: c.Data, Temporary: c.Temporary, Ports: devserver.DefaultPorts(), Migrations: c.Migrations, Spares: c.Spares, Upstreams: upstreams, Logger: log}
 	if c.EphemeralPorts {
 		cfg.Ports = devserver.Ports{}
 	}

@@ -20,6 +20,7 @@ type provisionerCmd struct {
 	MasterKey     string            `name:"master-key" required:"" type:"path" placeholder:"FILE" env:"TENANTRY_MASTER_KEY" help:"Key that tenants' database passwords are derived from, the gateway's too."`
 	Migrations    string            `name:"migrations" type:"path" placeholder:"DIR" env:"TENANTRY_MIGRATIONS" help:"Tenants' migration sets: DIR/core and DIR/plugins/NAME. Default: those inside this program."`
 	Atlas         string            `name:"atlas" type:"path" placeholder:"FILE" env:"TENANTRY_ATLAS_BIN" help:"The Atlas command line. Default: atlas beside this program, else on PATH."`
+	Spares        int               `name:"spares" default:"16" placeholder:"N" env:"TENANTRY_SPARES" help:"Databases kept ready on each cluster for companies that have not come yet. Default: ${default}."`
 	Instance      string            `name:"instance" placeholder:"NAME" env:"TENANTRY_INSTANCE" help:"Name of this copy among others. Default: the host's name."`
 }
 
@@ -35,7 +36,10 @@ Example:
 
 // Run serves until it is interrupted.
 func (c *provisionerCmd) Run(ctx context.Context) error {
-	cfg := provisioner.Config{TLS: c.tls(), Registry: c.Registry, Clusters: map[string]string{}, Migrations: c.Migrations, Atlas: c.Atlas}
+	cfg := provisioner.Config{TLS: c.tls(), Registry: c.Registry, Clusters: map[string]string{}, Migrations: c.Migrations, Atlas: c.Atlas, Spares: c.Spares}
+	if c.Spares < 0 || c.Spares > provisioner.MostSpares {
+		return usagef("", "--spares: got %d, want 0 to %d", c.Spares, provisioner.MostSpares)
+	}
 	var err error
 	if cfg.DSN, err = c.dsn(provisionerDSN); err != nil {
 		return err

@@ -1606,7 +1606,7 @@ func (x *CancelDeletionResponse) GetTenant() *Tenant {
 	return nil
 }
 
-// EndDeletionRequest names a company of which nothing is left.
+// EndDeletionRequest names a company whose retention is over.
 type EndDeletionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The company's id.

@@ -80,7 +80,8 @@ type TenantServiceClient interface {
 	// FAILED_PRECONDITION `PURGE_TIME_PASSED` when its database may be gone by now.
 	CancelDeletion(ctx context.Context, in *CancelDeletionRequest, opts ...grpc.CallOption) (*CancelDeletionResponse, error)
 	// EndDeletion makes a DELETING company DELETED: its slug and its users' e-mails are free again, its users and keys are
-	// gone. Call it when its database and role are dropped. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`.
+	// gone. Call it before its database and role are dropped: from then on there is no way back. Repeatable. NOT_FOUND
+	// `COMPANY_NOT_FOUND`; FAILED_PRECONDITION `COMPANY_STATE_INVALID`, also before `purge_time`.
 	EndDeletion(ctx context.Context, in *EndDeletionRequest, opts ...grpc.CallOption) (*EndDeletionResponse, error)
 	// SwitchDatabase gives a company another database, which is whole, in the place of the one it has. Repeatable: it
 	// answers the same once it has the new one. NOT_FOUND `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND`; FAILED_PRECONDITION
@@ -292,7 +293,8 @@ type TenantServiceServer interface {
 	// FAILED_PRECONDITION `PURGE_TIME_PASSED` when its database may be gone by now.
 	CancelDeletion(context.Context, *CancelDeletionRequest) (*CancelDeletionResponse, error)
 	// EndDeletion makes a DELETING company DELETED: its slug and its users' e-mails are free again, its users and keys are
-	// gone. Call it when its database and role are dropped. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`.
+	// gone. Call it before its database and role are dropped: from then on there is no way back. Repeatable. NOT_FOUND
+	// `COMPANY_NOT_FOUND`; FAILED_PRECONDITION `COMPANY_STATE_INVALID`, also before `purge_time`.
 	EndDeletion(context.Context, *EndDeletionRequest) (*EndDeletionResponse, error)
 	// SwitchDatabase gives a company another database, which is whole, in the place of the one it has. Repeatable: it
 	// answers the same once it has the new one. NOT_FOUND `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND`; FAILED_PRECONDITION

@@ -1,0 +1,92 @@
+// Package scratch makes databases that are for one look at something and are dropped after it. Each says when it was made,
+// so that one which a process left when it died can be told from one in use.
+package scratch
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tenantry/tenantry/services/internal/pg"
+)
+
+// Prefix begins the names of scratch databases.
+const Prefix = "scratch_"
+
+// dropWithin is how long dropping a database may take, also when the context has ended.
+const dropWithin = 30 * time.Second
+
+// Server is where scratch databases are made.
+type Server struct {
+	// Connect connects to its maintenance database as one who may make databases.
+	Connect func(ctx context.Context) (*pgx.Conn, error)
+	// DSN is the URI of one of its databases.
+	DSN func(database string) (string, error)
+}
+
+// Database makes an empty database that nobody else can enter. Drop it.
+func (s Server) Database(ctx context.Context) (dsn string, drop func() error, err error) {
+	name := Prefix + strings.ToLower(rand.Text())
+	drop = func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropWithin)
+		defer cancel()
+		return s.run(ctx, "DROP DATABASE IF EXISTS "+pg.Quote(name)+" WITH (FORCE)")
+	}
+	err = s.run(ctx, "CREATE DATABASE "+pg.Quote(name)+" TEMPLATE template0 ENCODING 'UTF8'", "REVOKE ALL ON DATABASE "+pg.Quote(name)+" FROM PUBLIC",
+		"COMMENT ON DATABASE "+pg.Quote(name)+" IS '"+time.Now().UTC().Format(time.RFC3339)+"'")
+	if err == nil {
+		dsn, err = s.DSN(name)
+	}
+	if err != nil {
+		return "", nil, errors.Join(err, drop())
+	}
+	return dsn, drop, nil
+}
+
+func (s Server) run(ctx context.Context, statements ...string) (err error) {
+	conn, err := s.Connect(ctx)
+	if err != nil {
+		return fmt.Errorf("scratch: %w", err)
+	}
+	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
+	for _, sql := range statements {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("scratch: %w", err)
+		}
+	}
+	return nil
+}
+
+// DropOld drops scratch databases that were made longer ago than life, of which some process left hold.
+func (s Server) DropOld(ctx context.Context, life time.Duration) (err error) {
+	conn, err := s.Connect(ctx)
+	if err != nil {
+		return fmt.Errorf("scratch: %w", err)
+	}
+	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
+	rows, err := conn.Query(ctx, "SELECT datname, coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE starts_with(datname, $1)", Prefix)
+	if err != nil {
+		return fmt.Errorf("scratch: %w", err)
+	}
+	var name, made string
+	var old []string
+	if _, err := pgx.ForEachRow(rows, []any{&name, &made}, func() error {
+		if at, err := time.Parse(time.RFC3339, made); err == nil && time.Since(at) > life {
+			old = append(old, name)
+		}
+		return nil
+	}); err != nil {
+		return fmt.Errorf("scratch: %w", err)
+	}
+	for _, name := range old {
+		if _, err := conn.Exec(ctx, "DROP DATABASE IF EXISTS "+pg.Quote(name)+" WITH (FORCE)"); err != nil {
+			return fmt.Errorf("scratch: %w", err)
+		}
+	}
+	return nil
+}
