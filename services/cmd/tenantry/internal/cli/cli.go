@@ -38,7 +38,11 @@ type root struct {
 
 	Company companyCmd `cmd:"" group:"tenants" help:"Sign up, list, show, suspend and resume companies."`
 	Status  statusCmd  `cmd:"" group:"tenants" help:"Tell how the system, or one tenant, is."`
-	Cluster clusterCmd `cmd:"" group:"tenants" help:"Register and list PostgreSQL servers."`
+	Tenant  tenantCmd  `cmd:"" group:"tenants" help:"Delete tenants, and what else befalls their databases."`
+	Plugin  pluginCmd  `cmd:"" group:"tenants" help:"List, install and uninstall plugins."`
+	Cluster clusterCmd `cmd:"" group:"tenants" help:"Register, list, drain and remove PostgreSQL servers."`
+	Drift   driftCmd   `cmd:"" group:"tenants" help:"Compare tenants' schemas with their migrations."`
+	Doctor  doctorCmd  `cmd:"" group:"tenants" help:"Find what does not belong together, and mend what is safe."`
 
 	Login  loginCmd  `cmd:"" group:"data" help:"Log in as a company's user."`
 	Logout logoutCmd `cmd:"" group:"data" help:"End the session that login opened."`
@@ -46,6 +50,7 @@ type root struct {
 
 	Migrate       migrateCmd       `cmd:"" group:"migrations" help:"Migrate the services' own databases, then all tenants."`
 	MigrateTenant migrateTenantCmd `cmd:"" group:"migrations" help:"Migrate one tenant."`
+	Rollout       rolloutCmd       `cmd:"" group:"migrations" help:"Start, watch, pause, resume, cancel, retry and list rollouts."`
 	Migration     migrationCmd     `cmd:"" group:"migrations" help:"Write migration files: new, hash, lint."`
 
 	Certificate certificateCmd `cmd:"" group:"secrets" help:"Issue certificates of a development authority."`

@@ -12,6 +12,8 @@ import (
 type clusterCmd struct {
 	Register clusterRegisterCmd `cmd:"" help:"Add a PostgreSQL server, or change a known one."`
 	List     clusterListCmd     `cmd:"" help:"List the servers."`
+	Drain    clusterDrainCmd    `cmd:"" help:"Keep new tenants off a server."`
+	Remove   clusterRemoveCmd   `cmd:"" help:"Forget a server that holds no tenants."`
 }
 
 const clusterTLSPrefix = "CLUSTER_TLS_"
@@ -78,6 +80,50 @@ func (*clusterListCmd) Run(ctx context.Context, a *app) error {
 			return err
 		}
 		return a.printClusters(got.GetClusters())
+	})
+}
+
+// clusterDrainCmd is `tenantry cluster drain`.
+type clusterDrainCmd struct {
+	Name string `arg:"" help:"Its name."`
+}
+
+// Help is the long help.
+func (clusterDrainCmd) Help() string {
+	return "Tenants that are on it stay.\n\nExample:\n\n    tenantry cluster drain eu-1"
+}
+
+// Run drains.
+func (c *clusterDrainCmd) Run(ctx context.Context, a *app) error {
+	return a.clusters(func(client registryv1.ClusterServiceClient) error {
+		got, err := client.DrainCluster(ctx, &registryv1.DrainClusterRequest{Name: c.Name})
+		if err != nil {
+			return err
+		}
+		return a.printClusters([]*registryv1.Cluster{got.GetCluster()})
+	})
+}
+
+// clusterRemoveCmd is `tenantry cluster remove`.
+type clusterRemoveCmd struct {
+	Name string `arg:"" help:"Its name."`
+}
+
+// Help is the long help.
+func (clusterRemoveCmd) Help() string {
+	return "Example:\n\n    tenantry cluster remove eu-1"
+}
+
+// Run removes.
+func (c *clusterRemoveCmd) Run(ctx context.Context, a *app) error {
+	return a.clusters(func(client registryv1.ClusterServiceClient) error {
+		if _, err := client.RemoveCluster(ctx, &registryv1.RemoveClusterRequest{Name: c.Name}); err != nil {
+			return err
+		}
+		if a.json {
+			return a.printJSON(map[string]string{"removed": c.Name})
+		}
+		return a.printf("%s is forgotten\n", c.Name)
 	})
 }
 

@@ -4,8 +4,6 @@ import (
 	"context"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
-
 	provisionerv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1"
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/migrate"
@@ -15,13 +13,8 @@ import (
 
 // migrateCmd is `tenantry migrate`.
 type migrateCmd struct {
-	What             string        `arg:"" optional:"" enum:"all,central" default:"all" help:"central: only the services' own databases."`
-	Company          []string      `name:"company" placeholder:"COMPANY" help:"Only these tenants, ids or slugs. Repeatable. Default: all."`
-	Cluster          string        `name:"cluster" placeholder:"NAME" help:"Only tenants on this cluster."`
-	Concurrency      int32         `name:"concurrency" placeholder:"N" help:"Tenants migrated at once on each cluster, 1 to 64. Default: 4."`
-	Force            bool          `name:"force" help:"Let migrations pass that the lint gate would stop as destructive. Never skips a checksum."`
-	LockTimeout      time.Duration `name:"lock-timeout" placeholder:"DURATION" help:"Longest wait for a table's lock. Default: 5s."`
-	StatementTimeout time.Duration `name:"statement-timeout" placeholder:"DURATION" help:"Longest run of one statement. Default: no limit."`
+	What string `arg:"" optional:"" enum:"all,central" default:"all" help:"central: only the services' own databases."`
+	rolloutFlags
 }
 
 // Help is the long help.
@@ -84,30 +77,12 @@ func (c *migrateCmd) rollOut(ctx context.Context, a *app) error {
 	}
 	defer func() { _ = conn.Close() }() // Nothing is under way on it.
 	client := provisionerv1.NewRolloutServiceClient(conn)
-	request := c.request()
-	var started *provisionerv1.StartRolloutResponse
-	err = persist(ctx, a, func() (err error) { started, err = client.StartRollout(ctx, request); return err })
+	started, err := a.start(ctx, client, c.rolloutFlags)
 	if err != nil {
 		return err
 	}
-	w := &watch{app: a, client: client, rollout: started.GetRollout(), show: a.progress()}
+	w := &watch{app: a, client: client, rollout: started, show: a.progress()}
 	return w.run(ctx)
-}
-
-func (c *migrateCmd) request() *provisionerv1.StartRolloutRequest {
-	request := &provisionerv1.StartRolloutRequest{
-		RequestId:   newRequestID(),
-		Selector:    &provisionerv1.Selector{Companies: c.Company, Cluster: c.Cluster},
-		Concurrency: c.Concurrency,
-		Force:       c.Force,
-	}
-	if c.LockTimeout != 0 {
-		request.LockTimeout = durationpb.New(c.LockTimeout)
-	}
-	if c.StatementTimeout != 0 {
-		request.StatementTimeout = durationpb.New(c.StatementTimeout)
-	}
-	return request
 }
 
 // persist calls f again while a server that was there goes away for a moment, as in a restart. What f does must be safe

@@ -2,6 +2,9 @@ package cli
 
 import (
 	"fmt"
+	"strings"
+	"sync"
+	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
@@ -58,29 +61,52 @@ func (p *jsonProgress) end(r *provisionerv1.Rollout) error {
 
 // barProgress draws a bar, and tells above it of each tenant that failed.
 type barProgress struct {
-	app  *app
-	all  *mpb.Progress
-	bar  *mpb.Bar
-	last *provisionerv1.Rollout
+	app *app
+	all *mpb.Progress
+	bar *mpb.Bar
+
+	mu    sync.Mutex
+	state string
+}
+
+// barState tells, beside the bar, what the counts do not.
+func barState(r *provisionerv1.Rollout, now time.Time) string {
+	parts := []string{fmt.Sprintf("wave %d", r.GetWave()+1)}
+	if r.GetState() != provisionerv1.RolloutState_ROLLOUT_STATE_RUNNING {
+		parts = append(parts, strings.ToLower(stateName(r.GetState(), rolloutPrefix)))
+	}
+	if left := r.GetSoakUntil().AsTime().Sub(now); r.GetSoakUntil() != nil && left > 0 {
+		parts = append(parts, "soaking for "+left.Round(time.Second).String())
+	}
+	if r.GetRate() > 0 {
+		parts = append(parts, fmt.Sprintf("%.0f/s", r.GetRate()))
+	}
+	if r.GetFailed() > 0 {
+		parts = append(parts, fmt.Sprintf("%d failed", r.GetFailed()))
+	}
+	if r.GetRemaining() != nil {
+		parts = append(parts, r.GetRemaining().AsDuration().Round(time.Second).String()+" left")
+	}
+	return "  " + strings.Join(parts, "  ")
 }
 
 func newBarProgress(a *app) *barProgress {
 	p := &barProgress{app: a, all: mpb.New(mpb.WithOutput(a.Out), mpb.WithWidth(40), mpb.WithAutoRefresh())}
 	p.bar = p.all.AddBar(0,
 		mpb.PrependDecorators(decor.Name("tenants "), decor.CountersNoUnit("%d of %d ", decor.WCSyncWidth)),
-		mpb.AppendDecorators(
-			decor.Percentage(decor.WC{W: 5}),
-			decor.Name("  "),
-			decor.AverageSpeed(0, "%.0f/s"),
-			decor.Name("  "),
-			decor.AverageETA(decor.ET_STYLE_GO),
-		),
+		mpb.AppendDecorators(decor.Percentage(decor.WC{W: 5}), decor.Any(func(decor.Statistics) string {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return p.state
+		})),
 	)
 	return p
 }
 
 func (p *barProgress) rollout(r *provisionerv1.Rollout) error {
-	p.last = r
+	p.mu.Lock()
+	p.state = barState(r, time.Now())
+	p.mu.Unlock()
 	p.bar.SetTotal(int64(r.GetTotal()), false)
 	p.bar.SetCurrent(int64(r.GetSucceeded() + r.GetFailed() + r.GetSkipped()))
 	return nil
@@ -118,6 +144,9 @@ func summary(r *provisionerv1.Rollout) string {
 		if more.n > 0 {
 			text += fmt.Sprintf(", %d %s", more.n, more.what)
 		}
+	}
+	if r.GetStateReason() != "" {
+		text += "; " + r.GetStateReason()
 	}
 	return fmt.Sprintf("%s (rollout %s %s)", text, r.GetRolloutId(), stateName(r.GetState(), "ROLLOUT_STATE_"))
 }
