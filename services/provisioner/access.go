@@ -11,4 +11,5 @@ var access = rpc.Access{
 	"/tenantry.provisioner.v1.ProvisionerService/*":            {identity.Operator},
 	"/tenantry.provisioner.v1.RolloutService/*":                {identity.Operator},
 	"/tenantry.provisioner.v1.FleetService/*":                  {identity.Operator},
+	"/tenantry.provisioner.v1.BackupService/*":                 {identity.Operator},
 }

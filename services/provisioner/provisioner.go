@@ -21,6 +21,7 @@ import (
 	"github.com/tenantry/tenantry/services/internal/migrate"
 	"github.com/tenantry/tenantry/services/internal/pg"
 	"github.com/tenantry/tenantry/services/internal/rpc"
+	"github.com/tenantry/tenantry/services/provisioner/internal/backup"
 	"github.com/tenantry/tenantry/services/provisioner/internal/cluster"
 	"github.com/tenantry/tenantry/services/provisioner/internal/doctor"
 	"github.com/tenantry/tenantry/services/provisioner/internal/fleet"
@@ -150,12 +151,13 @@ func New(ctx context.Context, cfg Config) (_ *Provisioner, err error) {
 	holder := cfg.Instance + " " + uuid.NewString()
 	p.jobs = jobs.New(p.db, cfg.Logger)
 	p.spares = pool.New(p.db, p.clusters, p.templates, p.releases, p.jobs, cfg.Spares, holder, cfg.Logger)
+	removals := removal.New(p.db, tenants, p.clusters, p.templates, p.releases, p.jobs, cfg.Logger)
+	backups := backup.NewKeeper(p.clusters, tenants, p.releases, removals)
 	p.signups = signup.NewRunner(signup.Config{DB: p.db, Tenants: tenants, Clusters: p.clusters, Templates: p.templates, Releases: p.releases,
-		Spares: p.spares, Jobs: p.jobs, Holder: holder, Log: cfg.Logger})
+		Spares: p.spares, Copier: backups, Jobs: p.jobs, Holder: holder, Log: cfg.Logger})
 	rollouts := fleet.NewStore(p.db, p.jobs, holder)
 	migrator := fleet.NewMigrator(p.clusters, tenants)
 	p.rollouts = fleet.NewRunner(rollouts, p.releases, migrator, tenants, cfg.Logger)
-	removals := removal.New(p.db, tenants, p.clusters, p.templates, p.releases, p.jobs, cfg.Logger)
 	if err := p.jobs.Open(); err != nil {
 		return nil, err
 	}
@@ -163,7 +165,7 @@ func New(ctx context.Context, cfg Config) (_ *Provisioner, err error) {
 		return nil, err
 	}
 	services := &server.Server{Tenants: tenants, Clusters: p.clusters, Releases: p.releases, Source: source, Signups: p.signups, Migrator: migrator,
-		Rollouts: rollouts, Runner: p.rollouts, Plugins: plugin.NewManager(p.clusters, tenants), Removals: removals,
+		Rollouts: rollouts, Runner: p.rollouts, Plugins: plugin.NewManager(p.clusters, tenants), Removals: removals, Backups: backups,
 		Doctor: doctor.New(p.db, tenants, p.clusters, p.releases), Atlas: atlas, Gate: gate.New(p.db, p.releases, p.clusters, atlas), Stopping: p.stopping}
 	services.Register(p.server)
 	return p, nil

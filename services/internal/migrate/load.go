@@ -17,10 +17,11 @@ const (
 	// PluginsPrefix comes before a plugin's name in its set's name.
 	PluginsPrefix = "plugins/"
 	seedFile      = "seed.sql"
+	cloneFile     = "clone.sql"
 )
 
-// LoadTree reads a product's sets: core, plugins/NAME for each plugin, and seed.sql; the latter two may be missing. Its
-// errors are those of Load.
+// LoadTree reads a product's sets: core, plugins/NAME for each plugin, seed.sql and clone.sql; all but the first may be
+// missing. Its errors are those of Load.
 func LoadTree(fsys fs.FS) (*Tree, error) {
 	t := &Tree{Plugins: map[string]*Set{}}
 	var err error
@@ -39,12 +40,22 @@ func LoadTree(fsys fs.FS) (*Tree, error) {
 			return nil, err
 		}
 	}
-	seed, err := fs.ReadFile(fsys, seedFile)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("migrate: %w", err)
+	if t.Seed, err = optional(fsys, seedFile); err != nil {
+		return nil, err
 	}
-	t.Seed = string(seed)
+	if t.Clone, err = optional(fsys, cloneFile); err != nil {
+		return nil, err
+	}
 	return t, nil
+}
+
+// optional reads a file that may be missing.
+func optional(fsys fs.FS, name string) (string, error) {
+	text, err := fs.ReadFile(fsys, name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("migrate: %w", err)
+	}
+	return string(text), nil
 }
 
 func loadSub(fsys fs.FS, name string) (*Set, error) {

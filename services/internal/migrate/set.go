@@ -255,6 +255,8 @@ type Tree struct {
 	Plugins map[string]*Set
 	// Seed is SQL with named parameters that is run once for a new tenant; empty for none.
 	Seed string
+	// Clone is SQL with the same parameters that is run instead for one whose database is a copy of another's.
+	Clone string
 }
 
 // Hash identifies the tree's content.
@@ -265,5 +267,8 @@ func (t *Tree) Hash() string {
 		fmt.Fprintf(h, "plugins/%s %s\n", name, t.Plugins[name].Hash())
 	}
 	fmt.Fprintf(h, "seed %s", t.Seed)
+	if t.Clone != "" {
+		fmt.Fprintf(h, "\x00clone %s", t.Clone)
+	}
 	return hex.EncodeToString(h.Sum(nil))
 }

@@ -13,9 +13,9 @@ import (
 // Nothing in the sets begins with a dot or an underscore, so plain patterns, which leave such files of editors and
 // file managers out, take all that Atlas counts.
 //
-//go:embed core plugins seed.sql
+//go:embed core plugins seed.sql clone.sql
 var files embed.FS
 
 // FS returns a tree of the shape that --migrations takes, too: core and plugins/NAME, each an Atlas migration directory
-// with its atlas.sum, and seed.sql, statements with the named parameters that its head tells.
+// with its atlas.sum, and seed.sql and clone.sql, statements with the named parameters that the former's head tells.
 func FS() fs.FS { return files }

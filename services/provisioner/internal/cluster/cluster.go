@@ -237,6 +237,37 @@ func (s *Set) Open(ctx context.Context, cluster string, id uuid.UUID) error {
 	return nil
 }
 
+// CreateEmpty makes a tenant's database without anything in it, which only the administrator can enter until it is opened.
+func (s *Set) CreateEmpty(ctx context.Context, cluster string, id uuid.UUID) error {
+	m, pool, err := s.member(ctx, cluster)
+	if err != nil {
+		return err
+	}
+	name := pg.Quote(tenant.DatabaseName(id))
+	for _, sql := range []string{
+		"CREATE DATABASE " + name + " TEMPLATE template0 ENCODING 'UTF8' ALLOW_CONNECTIONS false",
+		"REVOKE ALL ON DATABASE " + name + " FROM PUBLIC",
+		"ALTER DATABASE " + name + " WITH ALLOW_CONNECTIONS true",
+	} {
+		if _, err := pool.Exec(ctx, sql); err != nil {
+			return m.unavailable(err)
+		}
+	}
+	return nil
+}
+
+// Version is that of a cluster's PostgreSQL, such as `15.14`.
+func (s *Set) Version(ctx context.Context, cluster string) (version string, err error) {
+	m, pool, err := s.member(ctx, cluster)
+	if err != nil {
+		return "", err
+	}
+	if err := pool.QueryRow(ctx, "SELECT split_part(current_setting('server_version'), ' ', 1)").Scan(&version); err != nil {
+		return "", m.unavailable(err)
+	}
+	return version, nil
+}
+
 func (m *member) clone(ctx context.Context, pool *pgxpool.Pool, name, template string) error {
 	select {
 	case m.slots <- struct{}{}:

@@ -29,13 +29,17 @@ type Release struct {
 	Tree *migrate.Tree
 	// CoreVersion is the newest version of the core set.
 	CoreVersion string
-	// Seed is the tree's, ready to run.
-	Seed *seed.Seed
+	// Seed and Clone are the tree's, ready to run.
+	Seed, Clone *seed.Seed
 }
 
 func newRelease(hash string, tree *migrate.Tree) (*Release, error) {
-	s, err := seed.Parse(tree.Seed)
-	return &Release{Hash: hash, Tree: tree, CoreVersion: tree.Core.Latest(), Seed: s}, err
+	s, err := seed.Parse("seed.sql", tree.Seed)
+	if err != nil {
+		return nil, err
+	}
+	clone, err := seed.Parse("clone.sql", tree.Clone)
+	return &Release{Hash: hash, Tree: tree, CoreVersion: tree.Core.Latest(), Seed: s, Clone: clone}, err
 }
 
 // Source is where this copy of the program has its sets.
@@ -69,6 +73,7 @@ type content struct {
 	Core    map[string][]byte            `json:"core"`
 	Plugins map[string]map[string][]byte `json:"plugins"`
 	Seed    string                       `json:"seed"`
+	Clone   string                       `json:"clone,omitempty"`
 }
 
 // Ensure stores a tree, unless it is there, and returns its release. The tree must have everything that the current
@@ -83,7 +88,7 @@ func (s *Store) Ensure(ctx context.Context, tree *migrate.Tree) (*Release, error
 			return nil, err
 		}
 	}
-	c := content{Core: tree.Core.Content(), Plugins: map[string]map[string][]byte{}, Seed: tree.Seed}
+	c := content{Core: tree.Core.Content(), Plugins: map[string]map[string][]byte{}, Seed: tree.Seed, Clone: tree.Clone}
 	for name, set := range tree.Plugins {
 		c.Plugins[name] = set.Content()
 	}
@@ -144,7 +149,7 @@ func (s *Store) Get(ctx context.Context, hash string) (*Release, error) {
 	if err := json.Unmarshal(data, &c); err != nil {
 		return nil, fmt.Errorf("release: %s: %w", hash, err)
 	}
-	tree := &migrate.Tree{Plugins: map[string]*migrate.Set{}, Seed: c.Seed}
+	tree := &migrate.Tree{Plugins: map[string]*migrate.Set{}, Seed: c.Seed, Clone: c.Clone}
 	var err error
 	if tree.Core, err = migrate.Parse(migrate.CoreName, c.Core); err != nil {
 		return nil, fmt.Errorf("release: %s: %w", hash, err)

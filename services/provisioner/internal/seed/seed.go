@@ -16,19 +16,20 @@ import (
 	"github.com/tenantry/tenantry/services/internal/pg"
 )
 
-// Seed is a seed.sql in its two parts. Each part is run in one transaction and one round trip, and is written so that
+// Seed is a seed.sql, or a clone.sql, in its two parts. Each part is run in one transaction and one round trip, and is written so that
 // running it again changes nothing.
 type Seed struct {
+	file               string
 	common, particular []string
 }
 
-// Parse splits a seed.sql: statements that name no parameter are common to all companies, and run before the others.
-func Parse(sql string) (*Seed, error) {
+// Parse splits a file: statements that name no parameter are common to all companies, and run before the others.
+func Parse(file, sql string) (*Seed, error) {
 	statements, err := migrate.Statements(sql)
 	if err != nil {
-		return nil, fault.New(codes.FailedPrecondition, fault.SeedFailed, "seed.sql cannot be split into statements: %v", err).Because(err)
+		return nil, fault.New(codes.FailedPrecondition, fault.SeedFailed, "%s cannot be split into statements: %v", file, err).Because(err)
 	}
-	s := &Seed{}
+	s := &Seed{file: file}
 	for _, text := range statements {
 		_, named, err := pgx.NamedArgs{}.RewriteQuery(context.Background(), nil, text, nil)
 		if err != nil {
@@ -57,16 +58,16 @@ func arguments(r *registryv1.Reservation) pgx.NamedArgs {
 // Common runs what is the same for every company. A statement that fails is FAILED_PRECONDITION `SEED_FAILED` with
 // metadata statement and sqlstate.
 func (s *Seed) Common(ctx context.Context, conn *pgx.Conn) error {
-	return run(ctx, conn, s.common, nil)
+	return s.run(ctx, conn, s.common, nil)
 }
 
 // Company runs what depends on the company. Errors are Common's.
 func (s *Seed) Company(ctx context.Context, conn *pgx.Conn, r *registryv1.Reservation) error {
-	return run(ctx, conn, s.particular, arguments(r))
+	return s.run(ctx, conn, s.particular, arguments(r))
 }
 
 // run sends all statements at once, as one message, which PostgreSQL runs as one transaction.
-func run(ctx context.Context, conn *pgx.Conn, statements []string, args pgx.NamedArgs) error {
+func (s *Seed) run(ctx context.Context, conn *pgx.Conn, statements []string, args pgx.NamedArgs) error {
 	if len(statements) == 0 {
 		return nil
 	}
@@ -91,7 +92,7 @@ func run(ctx context.Context, conn *pgx.Conn, statements []string, args pgx.Name
 	}
 	err := results.Close()
 	if code := pg.Code(err); code != "" && !pg.IsUnavailable(err) {
-		return fault.New(codes.FailedPrecondition, fault.SeedFailed, "seed.sql: %v", err).
+		return fault.New(codes.FailedPrecondition, fault.SeedFailed, "%s: %v", s.file, err).
 			With("statement", statements[min(done, len(statements)-1)]).With("sqlstate", code).Because(err)
 	}
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/tenantry/tenantry/services/internal/atlascli"
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/tenant"
+	"github.com/tenantry/tenantry/services/provisioner/internal/backup"
 	"github.com/tenantry/tenantry/services/provisioner/internal/cluster"
 	"github.com/tenantry/tenantry/services/provisioner/internal/doctor"
 	"github.com/tenantry/tenantry/services/provisioner/internal/fleet"
@@ -34,6 +35,7 @@ type Server struct {
 	Plugins  *plugin.Manager
 	Removals *removal.Remover
 	Doctor   *doctor.Doctor
+	Backups  *backup.Keeper
 	Atlas    *atlascli.CLI
 	// Gate judges releases.
 	Gate *gate.Gate
@@ -46,6 +48,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	provisionerv1.RegisterProvisionerServiceServer(r, provisionerService{Server: s})
 	provisionerv1.RegisterRolloutServiceServer(r, rolloutService{Server: s})
 	provisionerv1.RegisterFleetServiceServer(r, fleetService{Server: s})
+	provisionerv1.RegisterBackupServiceServer(r, backupService{Server: s})
 }
 
 type provisionerService struct {
@@ -62,7 +65,7 @@ func (s provisionerService) CreateTenant(ctx context.Context, r *provisionerv1.C
 	}
 	t, err := s.Signups.Signup(ctx, &registryv1.ReserveTenantRequest{
 		RequestId: r.GetRequestId(), Company: r.GetCompany(), UsageType: r.GetUsageType(), Owner: r.GetOwner(), Plugins: r.GetPlugins(), Cluster: r.GetCluster(),
-	})
+	}, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -26,6 +26,7 @@ type attempt struct {
 	requestID         string
 	company, database uuid.UUID
 	source            source
+	copyOf            *uuid.UUID // the company whose database is copied; nil for none
 }
 
 // source is where an attempt's database comes from.
@@ -44,7 +45,7 @@ type attempts struct {
 }
 
 // begin records an attempt, or takes over one that nobody works on. ok is false while another copy has it.
-func (a attempts) begin(ctx context.Context, requestID string) (got attempt, ok bool, err error) {
+func (a attempts) begin(ctx context.Context, requestID string, copyOf *uuid.UUID) (got attempt, ok bool, err error) {
 	company, err := uuid.NewV7()
 	if err != nil {
 		return got, false, err
@@ -54,10 +55,10 @@ func (a attempts) begin(ctx context.Context, requestID string) (got attempt, ok 
 		return got, false, err
 	}
 	got.requestID = requestID
-	err = a.pool.QueryRow(ctx, `INSERT INTO attempts AS a (request_id, company_id, database_id, locked_by, lease_until) VALUES ($1, $2, $3, $4, now() + $5::interval)
+	err = a.pool.QueryRow(ctx, `INSERT INTO attempts AS a (request_id, company_id, database_id, locked_by, lease_until, copy_of) VALUES ($1, $2, $3, $4, now() + $5::interval, $6)
 		ON CONFLICT (request_id) DO UPDATE SET locked_by = excluded.locked_by, lease_until = excluded.lease_until
-		WHERE a.lease_until < now() OR a.locked_by = excluded.locked_by RETURNING company_id, database_id, source`,
-		requestID, company, database, a.holder, lease.Life).Scan(&got.company, &got.database, &got.source)
+		WHERE a.lease_until < now() OR a.locked_by = excluded.locked_by RETURNING company_id, database_id, source, copy_of`,
+		requestID, company, database, a.holder, lease.Life, copyOf).Scan(&got.company, &got.database, &got.source, &got.copyOf)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return got, false, nil
 	}
@@ -86,7 +87,7 @@ func (a attempts) end(ctx context.Context, requestID string) error {
 func (a attempts) takeOver(ctx context.Context, requestID string) (got attempt, ok bool, err error) {
 	got.requestID = requestID
 	err = a.pool.QueryRow(ctx, `UPDATE attempts SET locked_by = $2, lease_until = now() + $3::interval WHERE request_id = $1 AND lease_until < now()
-		RETURNING company_id, database_id, source`, requestID, a.holder, lease.Life).Scan(&got.company, &got.database, &got.source)
+		RETURNING company_id, database_id, source, copy_of`, requestID, a.holder, lease.Life).Scan(&got.company, &got.database, &got.source, &got.copyOf)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return got, false, nil
 	}

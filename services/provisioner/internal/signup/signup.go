@@ -45,6 +45,7 @@ type Runner struct {
 	templates *template.Builder
 	releases  *release.Store
 	spares    *pool.Pool
+	copier    Copier
 	jobs      *jobs.Queue
 	attempts  attempts
 	log       *zap.Logger
@@ -57,6 +58,11 @@ type Runner struct {
 	busy    map[string]chan struct{} // requests that are worked on here, each closed at its end
 }
 
+// Copier fills the database of an id with a copy of a tenant's; what was there under the id goes.
+type Copier interface {
+	Copy(ctx context.Context, from *registryv1.Tenant, cluster string, id uuid.UUID) error
+}
+
 // Config is what a runner works with.
 type Config struct {
 	DB        *pgxpool.Pool
@@ -65,6 +71,7 @@ type Config struct {
 	Templates *template.Builder
 	Releases  *release.Store
 	Spares    *pool.Pool
+	Copier    Copier
 	Jobs      *jobs.Queue
 	// Holder names this run of this copy: one that died and came back is another, and its leases run out like anyone's.
 	Holder string
@@ -74,7 +81,7 @@ type Config struct {
 // NewRunner returns a runner, and registers its job with the queue.
 func NewRunner(cfg Config) *Runner {
 	r := &Runner{
-		tenants: cfg.Tenants, clusters: cfg.Clusters, templates: cfg.Templates, releases: cfg.Releases, spares: cfg.Spares, jobs: cfg.Jobs, log: cfg.Log,
+		tenants: cfg.Tenants, clusters: cfg.Clusters, templates: cfg.Templates, releases: cfg.Releases, spares: cfg.Spares, copier: cfg.Copier, jobs: cfg.Jobs, log: cfg.Log,
 		busy: map[string]chan struct{}{}, attempts: attempts{pool: cfg.DB, holder: cfg.Holder},
 	}
 	r.ctx, r.stop = context.WithCancel(context.Background())
@@ -159,9 +166,9 @@ func (r *Runner) claim(requestID string) (done func(), ok bool) {
 
 // Signup signs a company up, or goes on with the same request's earlier attempt, and returns its tenant. The work goes on
 // when the context ends before it: UNAVAILABLE `SIGNUP_IN_PROGRESS`. Other errors are those of ReserveTenant, and of what
-// could not be made; then nothing is left.
-func (r *Runner) Signup(ctx context.Context, q *registryv1.ReserveTenantRequest) (*registryv1.Tenant, error) {
-	done, a, err := r.begin(ctx, q.GetRequestId())
+// could not be made; then nothing is left. copyOf is the company whose database the new one's is a copy of, or nil.
+func (r *Runner) Signup(ctx context.Context, q *registryv1.ReserveTenantRequest, copyOf *uuid.UUID) (*registryv1.Tenant, error) {
+	done, a, err := r.begin(ctx, q.GetRequestId(), copyOf)
 	if err != nil {
 		return nil, err
 	}
@@ -189,11 +196,11 @@ func inProgress() *fault.Error {
 }
 
 // begin waits until nobody else works on the request, and records it.
-func (r *Runner) begin(ctx context.Context, requestID string) (done func(), a attempt, err error) {
+func (r *Runner) begin(ctx context.Context, requestID string, copyOf *uuid.UUID) (done func(), a attempt, err error) {
 	for {
 		done, ok := r.claim(requestID)
 		if ok {
-			a, ok, err := r.attempts.begin(ctx, requestID)
+			a, ok, err := r.attempts.begin(ctx, requestID, copyOf)
 			if err == nil && ok {
 				return done, a, nil
 			}
@@ -345,7 +352,7 @@ func (r *Runner) build(ctx context.Context, a *attempt, reserved *registryv1.Res
 	}
 	defer func() { r.close(ctx, conn) }()
 	for {
-		if version, err = r.bring(ctx, conn, current, reserved, whole); err != nil {
+		if version, err = r.bring(ctx, conn, current, reserved, whole, a.copyOf != nil); err != nil {
 			return "", err
 		}
 		// Nobody is born on a release that was passed meanwhile.
@@ -369,7 +376,7 @@ func (r *Runner) close(ctx context.Context, conn *pgx.Conn) {
 // database makes the attempt's database, or takes a spare, and connects to it. whole says that it has all that the
 // release has for every company.
 func (r *Runner) database(ctx context.Context, a *attempt, t *registryv1.Tenant, current *release.Release) (conn *pgx.Conn, whole bool, err error) {
-	if a.source == undecided {
+	if a.source == undecided && a.copyOf == nil {
 		s, ok, err := r.spares.Take(ctx, t.GetCluster(), current.Hash, a.requestID, r.attempts.holder)
 		if err != nil {
 			return nil, false, err
@@ -391,7 +398,22 @@ func (r *Runner) database(ctx context.Context, a *attempt, t *registryv1.Tenant,
 	return conn, whole, err
 }
 
-// clone makes the attempt's database of the template.
+// copy makes the attempt's database a copy of another tenant's.
+func (r *Runner) copy(ctx context.Context, a *attempt, t *registryv1.Tenant) error {
+	out, err := r.tenants.GetTenant(ctx, &registryv1.GetTenantRequest{Company: a.copyOf.String()})
+	if err != nil {
+		return err
+	}
+	if err := r.copier.Copy(ctx, out.GetTenant(), t.GetCluster(), a.database); err != nil {
+		return err
+	}
+	if err := r.clusters.Role(ctx, t.GetCluster(), a.database, t.GetPasswordVersion()); err != nil {
+		return err
+	}
+	return r.clusters.Open(ctx, t.GetCluster(), a.database)
+}
+
+// clone makes the attempt's database of the template, or of the tenant that it is a copy of.
 func (r *Runner) clone(ctx context.Context, a *attempt, t *registryv1.Tenant, current *release.Release) error {
 	if a.source == undecided {
 		database, err := uuid.Parse(t.GetDatabaseId())
@@ -402,6 +424,9 @@ func (r *Runner) clone(ctx context.Context, a *attempt, t *registryv1.Tenant, cu
 			return err
 		}
 		a.source, a.database = cloned, database
+	}
+	if a.copyOf != nil {
+		return r.copy(ctx, a, t)
 	}
 	name, err := r.templates.Ensure(ctx, t.GetCluster(), current)
 	if err != nil {
@@ -416,7 +441,7 @@ func (r *Runner) clone(ctx context.Context, a *attempt, t *registryv1.Tenant, cu
 }
 
 // bring applies what the database lacks of the release and of the company's plugins, and seeds it.
-func (r *Runner) bring(ctx context.Context, conn *pgx.Conn, to *release.Release, reserved *registryv1.Reservation, whole bool) (version string, err error) {
+func (r *Runner) bring(ctx context.Context, conn *pgx.Conn, to *release.Release, reserved *registryv1.Reservation, whole, copied bool) (version string, err error) {
 	plugins := reserved.GetTenant().GetPlugins()
 	version = to.CoreVersion
 	if !whole || len(plugins) > 0 {
@@ -426,15 +451,19 @@ func (r *Runner) bring(ctx context.Context, conn *pgx.Conn, to *release.Release,
 		}
 		version = results[0].To
 	}
+	fill := to.Seed
+	if copied {
+		fill = to.Clone
+	}
 	if !whole {
-		if err := to.Seed.Common(ctx, conn); err != nil {
+		if err := fill.Common(ctx, conn); err != nil {
 			return "", err
 		}
 	}
 	if version == "" {
 		version = emptySet
 	}
-	return version, to.Seed.Company(ctx, conn, reserved)
+	return version, fill.Company(ctx, conn, reserved)
 }
 
 // emptySet is the version of a database whose core set has no file.

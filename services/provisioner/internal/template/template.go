@@ -199,6 +199,17 @@ func (b *Builder) fill(ctx context.Context, clusterName, database string, r *rel
 	return b.run(ctx, clusterName, database, hardening)
 }
 
+// Secure gives tenants' group its rights in a database that was not cloned from a template, and takes from everyone what a
+// tenant must not have. It may be repeated.
+func Secure(ctx context.Context, conn *pgx.Conn) error {
+	for _, sql := range []string{rights, hardening} {
+		if _, err := conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+			return fmt.Errorf("secure the database: %w", err)
+		}
+	}
+	return nil
+}
+
 func (b *Builder) run(ctx context.Context, clusterName, database, sql string) (err error) {
 	conn, err := b.clusters.Connect(ctx, clusterName, database)
 	if err != nil {

@@ -38,7 +38,7 @@ type root struct {
 
 	Company companyCmd `cmd:"" group:"tenants" help:"Sign up, list, show, suspend and resume companies."`
 	Status  statusCmd  `cmd:"" group:"tenants" help:"Tell how the system, or one tenant, is."`
-	Tenant  tenantCmd  `cmd:"" group:"tenants" help:"Delete tenants, and what else befalls their databases."`
+	Tenant  tenantCmd  `cmd:"" group:"tenants" help:"Delete, undelete, back up, restore and clone tenants."`
 	Plugin  pluginCmd  `cmd:"" group:"tenants" help:"List, install and uninstall plugins."`
 	Cluster clusterCmd `cmd:"" group:"tenants" help:"Register, list, drain and remove PostgreSQL servers."`
 	Drift   driftCmd   `cmd:"" group:"tenants" help:"Compare tenants' schemas with their migrations."`

@@ -13,6 +13,9 @@ import (
 type tenantCmd struct {
 	Delete   tenantDeleteCmd   `cmd:"" help:"Close a company, and drop its database after a retention."`
 	Undelete tenantUndeleteCmd `cmd:"" help:"Open a company again that is being deleted."`
+	Backup   tenantBackupCmd   `cmd:"" help:"Copy a tenant's database into a file."`
+	Restore  tenantRestoreCmd  `cmd:"" help:"Give a company a copy in the place of its database."`
+	Clone    tenantCloneCmd    `cmd:"" help:"Sign up a company whose database is a copy of another's."`
 }
 
 // provisioner calls f with a client of the provisioner, as an operator.
