@@ -18,8 +18,8 @@ import (
 // Prefix begins the names of scratch databases.
 const Prefix = "scratch_"
 
-// dropWithin is how long dropping a database may take, also when the context has ended.
-const dropWithin = 30 * time.Second
+// patience is how long making a scratch database, and dropping it, may take.
+const patience = 30 * time.Second
 
 // Server is where scratch databases are made.
 type Server struct {
@@ -29,64 +29,74 @@ type Server struct {
 	DSN func(database string) (string, error)
 }
 
-// Database makes an empty database that nobody else can enter. Drop it.
+// Run has a connection to the maintenance database for one task.
+func (s Server) Run(ctx context.Context, task func(conn *pgx.Conn) error) (err error) {
+	conn, err := s.Connect(ctx)
+	if err != nil {
+		return fmt.Errorf("scratch database: %w", err)
+	}
+	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
+	if err := task(conn); err != nil {
+		return fmt.Errorf("scratch database: %w", err)
+	}
+	return nil
+}
+
+// exec runs statements to their end, whether or not the context has one: a database whose making was given up on may be
+// there a moment after it was looked for.
+func (s Server) exec(ctx context.Context, statements ...string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	return s.Run(ctx, func(conn *pgx.Conn) error {
+		for _, sql := range statements {
+			if _, err := conn.Exec(ctx, sql); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Database makes an empty database that nobody else can enter. Drop it, also when the context has ended.
 func (s Server) Database(ctx context.Context) (dsn string, drop func() error, err error) {
+	if err := ctx.Err(); err != nil {
+		return "", nil, err
+	}
 	name := Prefix + strings.ToLower(rand.Text())
-	drop = func() error {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropWithin)
-		defer cancel()
-		return s.run(ctx, "DROP DATABASE IF EXISTS "+pg.Quote(name)+" WITH (FORCE)")
+	if dsn, err = s.DSN(name); err != nil {
+		return "", nil, err
 	}
-	err = s.run(ctx, "CREATE DATABASE "+pg.Quote(name)+" TEMPLATE template0 ENCODING 'UTF8'", "REVOKE ALL ON DATABASE "+pg.Quote(name)+" FROM PUBLIC",
+	drop = func() error { return s.exec(ctx, "DROP DATABASE IF EXISTS "+pg.Quote(name)+" WITH (FORCE)") }
+	err = s.exec(ctx, "CREATE DATABASE "+pg.Quote(name)+" TEMPLATE template0 ENCODING 'UTF8'", "REVOKE ALL ON DATABASE "+pg.Quote(name)+" FROM PUBLIC",
 		"COMMENT ON DATABASE "+pg.Quote(name)+" IS '"+time.Now().UTC().Format(time.RFC3339)+"'")
-	if err == nil {
-		dsn, err = s.DSN(name)
-	}
 	if err != nil {
 		return "", nil, errors.Join(err, drop())
 	}
 	return dsn, drop, nil
 }
 
-func (s Server) run(ctx context.Context, statements ...string) (err error) {
-	conn, err := s.Connect(ctx)
-	if err != nil {
-		return fmt.Errorf("scratch: %w", err)
-	}
-	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
-	for _, sql := range statements {
-		if _, err := conn.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("scratch: %w", err)
+// DropOld drops scratch databases that were made longer ago than life: no process has use for them any more.
+func (s Server) DropOld(ctx context.Context, life time.Duration) error {
+	return s.Run(ctx, func(conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, "SELECT datname, coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE starts_with(datname, $1)", Prefix)
+		if err != nil {
+			return err
 		}
-	}
-	return nil
-}
-
-// DropOld drops scratch databases that were made longer ago than life, of which some process left hold.
-func (s Server) DropOld(ctx context.Context, life time.Duration) (err error) {
-	conn, err := s.Connect(ctx)
-	if err != nil {
-		return fmt.Errorf("scratch: %w", err)
-	}
-	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
-	rows, err := conn.Query(ctx, "SELECT datname, coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE starts_with(datname, $1)", Prefix)
-	if err != nil {
-		return fmt.Errorf("scratch: %w", err)
-	}
-	var name, made string
-	var old []string
-	if _, err := pgx.ForEachRow(rows, []any{&name, &made}, func() error {
-		if at, err := time.Parse(time.RFC3339, made); err == nil && time.Since(at) > life {
-			old = append(old, name)
+		var name, made string
+		var old []string
+		if _, err := pgx.ForEachRow(rows, []any{&name, &made}, func() error {
+			if at, err := time.Parse(time.RFC3339, made); err == nil && time.Since(at) > life {
+				old = append(old, name)
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		for _, name := range old {
+			if _, err := conn.Exec(ctx, "DROP DATABASE IF EXISTS "+pg.Quote(name)+" WITH (FORCE)"); err != nil {
+				return err
+			}
 		}
 		return nil
-	}); err != nil {
-		return fmt.Errorf("scratch: %w", err)
-	}
-	for _, name := range old {
-		if _, err := conn.Exec(ctx, "DROP DATABASE IF EXISTS "+pg.Quote(name)+" WITH (FORCE)"); err != nil {
-			return fmt.Errorf("scratch: %w", err)
-		}
-	}
-	return nil
+	})
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	provisionerv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1"
@@ -49,11 +48,7 @@ func (g *Gate) Judge(ctx context.Context, r *release.Release) ([]*provisionerv1.
 	}
 	clusters := g.clusters.Names()
 	if current.Hash != r.Hash && len(clusters) > 0 {
-		server := lint.Server{
-			Connect: func(ctx context.Context) (*pgx.Conn, error) { return g.clusters.Admin(ctx, clusters[0]) },
-			DSN:     func(database string) (string, error) { return g.clusters.DSN(clusters[0], database) },
-		}
-		if found, err = lint.Judge(ctx, g.atlas, server, r.Tree, current.Tree); err != nil {
+		if found, err = lint.Judge(ctx, g.atlas, g.clusters.Scratch(clusters[0]), r.Tree, current.Tree); err != nil {
 			return nil, fmt.Errorf("gate: %w", err)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/tenantry/tenantry/services/internal/lint"
 	"github.com/tenantry/tenantry/services/internal/migrate"
 	"github.com/tenantry/tenantry/services/internal/pgserver"
+	"github.com/tenantry/tenantry/services/internal/scratch"
 )
 
 // migrationLintCmd is `tenantry migration lint`.
@@ -170,8 +171,8 @@ func (l *linter) lint(ctx context.Context, flags setFlags, set migrationSet, lat
 	return out, err
 }
 
-func (l *linter) scratch() lint.Server {
-	return lint.Server{
+func (l *linter) scratch() scratch.Server {
+	return scratch.Server{
 		Connect: func(ctx context.Context) (*pgx.Conn, error) { return pgx.Connect(ctx, l.server.DSN("postgres")) },
 		DSN:     func(database string) (string, error) { return l.server.DSN(database), nil },
 	}
