@@ -81,16 +81,22 @@ func (s *Store) ListUsers(ctx context.Context, company, after uuid.UUID, limit i
 	})
 }
 
-// CreateUser adds a login: ALREADY_EXISTS `EMAIL_TAKEN`.
+// CreateUser adds a login: ALREADY_EXISTS `EMAIL_TAKEN`. A company that is FAILED or DELETED is NOT_FOUND
+// `COMPANY_NOT_FOUND`, since nobody would ever free the e-mail again.
 func (s *Store) CreateUser(ctx context.Context, actor string, company uuid.UUID, email, name string, roles []string, passwordHash string) (*User, error) {
 	id, err := newID()
 	if err != nil {
 		return nil, err
 	}
 	err = pg.Tx(ctx, s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "INSERT INTO users (id, company_id, email, name, password_hash, roles) VALUES ($1, $2, lower($3), $4, nullif($5, ''), $6)",
-			id, company, email, name, passwordHash, roles); err != nil {
+		tag, err := tx.Exec(ctx, `INSERT INTO users (id, company_id, email, name, password_hash, roles)
+			SELECT $1, c.id, lower($3), $4, nullif($5, ''), $6 FROM companies c WHERE c.id = $2 AND c.state NOT IN ('FAILED', 'DELETED') FOR KEY SHARE`,
+			id, company, email, name, passwordHash, roles)
+		if err != nil {
 			return err
+		}
+		if tag.RowsAffected() == 0 {
+			return companyNotFound(company.String())
 		}
 		return appendAudit(ctx, tx, event{actor: actor, action: "user.created", company: company, subject: id.String(),
 			details: map[string]string{"email": strings.ToLower(email), "roles": strings.Join(roles, " ")}})
