@@ -178,6 +178,9 @@ func (s tenantService) BeginDeletion(ctx context.Context, r *registryv1.BeginDel
 	if err != nil {
 		return nil, err
 	}
+	if err := r.GetPurgeTime().CheckValid(); err != nil {
+		return nil, fault.Invalid("purge_time", "got %v, want a timestamp between the years 1 and 9999", r.GetPurgeTime())
+	}
 	t, err := s.store.BeginDeletion(ctx, onBehalf(ctx, r.GetActor()), id, r.GetPurgeTime().AsTime())
 	return &registryv1.BeginDeletionResponse{Tenant: t}, err
 }

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
+	"github.com/tenantry/tenantry/services/internal/pg"
 )
 
 // event is one audit event to write.
@@ -29,6 +30,18 @@ func appendAudit(ctx context.Context, tx pgx.Tx, e event) error {
 	}
 	_, err := tx.Exec(ctx, "INSERT INTO audit_events (actor, action, company_id, subject, details) VALUES ($1, $2, $3, $4, $5)",
 		e.actor, e.action, company, e.subject, e.details)
+	return err
+}
+
+// RecordEvent writes what was done on somebody's behalf, about a company unless it is uuid.Nil: NOT_FOUND
+// `COMPANY_NOT_FOUND`.
+func (s *Store) RecordEvent(ctx context.Context, actor, action string, company uuid.UUID, subject string, details map[string]string) error {
+	err := pg.Tx(ctx, s.pool, func(tx pgx.Tx) error {
+		return appendAudit(ctx, tx, event{actor: actor, action: action, company: company, subject: subject, details: details})
+	})
+	if pg.Violated(err) == "audit_events_company_id_fkey" {
+		return companyNotFound(company.String())
+	}
 	return err
 }
 

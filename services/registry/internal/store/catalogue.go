@@ -83,7 +83,7 @@ func checkPlugins(ctx context.Context, db querier, names []string, usageType str
 	for _, name := range names {
 		i := slices.IndexFunc(found, func(p *registryv1.Plugin) bool { return p.GetName() == name })
 		if i < 0 {
-			return fault.New(codes.NotFound, fault.PluginNotFound, "there is no plugin %q; PluginService.ListPlugins tells them", name).With("plugin", name)
+			return pluginNotFound(name)
 		}
 		if !suits(found[i], usageType) {
 			return fault.New(codes.FailedPrecondition, fault.PluginUnsuitable, "plugin %s suits %s, and the company chose %s", name,
@@ -97,6 +97,21 @@ func checkPlugins(ctx context.Context, db querier, names []string, usageType str
 		}
 	}
 	return nil
+}
+
+func checkPluginExists(ctx context.Context, db querier, name string) error {
+	var exists bool
+	if err := db.QueryRow(ctx, "SELECT EXISTS (SELECT FROM plugins WHERE name = $1)", name).Scan(&exists); err != nil {
+		return err
+	}
+	if !exists {
+		return pluginNotFound(name)
+	}
+	return nil
+}
+
+func pluginNotFound(name string) error {
+	return fault.New(codes.NotFound, fault.PluginNotFound, "there is no plugin %q; PluginService.ListPlugins tells them", name).With("plugin", name)
 }
 
 // suits tells whether a plugin suits a usage type: it names none, or one of those that the type combines. A company that

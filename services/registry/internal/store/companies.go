@@ -165,7 +165,9 @@ func (s *Store) Resume(ctx context.Context, actor string, id uuid.UUID) (*regist
 type transition struct {
 	actor, action, reason string
 	from                  []registryv1.CompanyState
-	to                    registryv1.CompanyState
+	// to is the new state, unless choose tells it of the company, which is locked by then.
+	to     registryv1.CompanyState
+	choose func(ctx context.Context, tx pgx.Tx) (registryv1.CompanyState, error)
 	// purge is when the database of a DELETING company may go; nil in every other state.
 	purge *time.Time
 	// check is what else must hold, looked at in the same transaction before anything is changed; nil for nothing.
@@ -180,10 +182,18 @@ func (s *Store) changeState(ctx context.Context, id uuid.UUID, t transition) (*r
 	var out *registryv1.Company
 	err := pg.Tx(ctx, s.pool, func(tx pgx.Tx) error {
 		var err error
-		if out, err = lockCompany(ctx, tx, id); err != nil || out.GetState() == t.to {
+		if out, err = lockCompany(ctx, tx, id); err != nil {
 			return err
 		}
+		if t.choose != nil {
+			if t.to, err = t.choose(ctx, tx); err != nil {
+				return err
+			}
+		}
 		from := out.GetState()
+		if from == t.to {
+			return nil
+		}
 		if !slices.Contains(t.from, from) {
 			var want []string
 			for _, st := range t.from {

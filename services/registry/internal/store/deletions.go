@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -31,20 +32,10 @@ func (s *Store) BeginDeletion(ctx context.Context, actor string, id uuid.UUID, p
 // CancelDeletion gives a DELETING company the state back that it had; one that had MAINTENANCE is ACTIVE. A company that is
 // in use is left as it is. FAILED_PRECONDITION `PURGE_TIME_PASSED`, `COMPANY_STATE_INVALID`.
 func (s *Store) CancelDeletion(ctx context.Context, actor string, id uuid.UUID) (*registryv1.Tenant, error) {
-	var before string
-	err := s.pool.QueryRow(ctx, "SELECT coalesce(state_before, state) FROM companies WHERE id = $1", id).Scan(&before)
-	if none(err) {
-		return nil, companyNotFound(id.String())
-	}
-	if err != nil {
-		return nil, err
-	}
-	to := stateOf(before)
-	if to == registryv1.CompanyState_COMPANY_STATE_MAINTENANCE || to == registryv1.CompanyState_COMPANY_STATE_DELETED || to == registryv1.CompanyState_COMPANY_STATE_FAILED {
-		to = registryv1.CompanyState_COMPANY_STATE_ACTIVE
-	}
-	_, err = s.changeState(ctx, id, transition{actor: actor, action: "company.undeleted",
-		from: []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_DELETING}, to: to, check: func(ctx context.Context, tx pgx.Tx) error {
+	_, err := s.changeState(ctx, id, transition{actor: actor, action: "company.undeleted",
+		from:   []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_DELETING},
+		choose: func(ctx context.Context, tx pgx.Tx) (registryv1.CompanyState, error) { return stateToKeep(ctx, tx, id) },
+		check: func(ctx context.Context, tx pgx.Tx) error {
 			var late bool
 			if err := tx.QueryRow(ctx, "SELECT purge_at <= clock_timestamp() FROM companies WHERE id = $1", id).Scan(&late); err != nil || !late {
 				return err
@@ -56,6 +47,24 @@ func (s *Store) CancelDeletion(ctx context.Context, actor string, id uuid.UUID) 
 		return nil, err
 	}
 	return s.Tenant(ctx, id)
+}
+
+// stateToKeep is where a company stands when it is not deleted after all: where it stood before, or where it stands. What
+// needed it still has ended by then, so MAINTENANCE is not given back.
+func stateToKeep(ctx context.Context, tx pgx.Tx, id uuid.UUID) (registryv1.CompanyState, error) {
+	var state string
+	var before *string
+	if err := tx.QueryRow(ctx, "SELECT state, state_before FROM companies WHERE id = $1", id).Scan(&state, &before); err != nil {
+		return 0, err
+	}
+	switch {
+	case before != nil && stateOf(*before) != registryv1.CompanyState_COMPANY_STATE_MAINTENANCE:
+		return stateOf(*before), nil
+	case before == nil && slices.Contains(inUse, stateOf(state)):
+		return stateOf(state), nil
+	default:
+		return registryv1.CompanyState_COMPANY_STATE_ACTIVE, nil
+	}
 }
 
 // EndDeletion makes a DELETING company DELETED: its slug and e-mails are free, its people and keys are gone, and its
@@ -91,60 +100,23 @@ func forgetPeople(ctx context.Context, tx pgx.Tx, company uuid.UUID) error {
 		}
 		return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 	}
+	// No session can be opened for a locked user, so none escapes.
+	if _, err := ids("SELECT id FROM users WHERE company_id = $1 FOR UPDATE"); err != nil {
+		return err
+	}
 	sessions, err := ids("SELECT s.id FROM sessions s JOIN users u ON u.id = s.user_id WHERE u.company_id = $1 AND s.revoked_at IS NULL AND s.expires_at > now()")
 	if err != nil {
 		return err
 	}
-	keys, err := ids("DELETE FROM api_keys WHERE company_id = $1 RETURNING id")
+	keys, err := ids("SELECT id FROM api_keys WHERE company_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())")
 	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, "DELETE FROM api_keys WHERE company_id = $1", company); err != nil {
 		return err
 	}
 	if _, err := tx.Exec(ctx, "DELETE FROM users WHERE company_id = $1", company); err != nil {
 		return err
 	}
 	return appendRevoked(ctx, tx, sessions, keys)
-}
-
-// SwitchDatabase gives a company in use another database. It answers the same when it has that one already.
-// FAILED_PRECONDITION `DATABASE_CHANGED`, `COMPANY_STATE_INVALID`; NOT_FOUND `CLUSTER_NOT_FOUND`.
-func (s *Store) SwitchDatabase(ctx context.Context, actor, action string, id, from, to uuid.UUID, cluster, schemaVersion string) (*registryv1.Tenant, error) {
-	err := s.whileInUse(ctx, id, func(ctx context.Context, tx pgx.Tx, before *registryv1.Tenant) error {
-		switch before.GetDatabaseId() {
-		case to.String():
-			return nil
-		case from.String():
-		default:
-			return fault.New(codes.FailedPrecondition, fault.DatabaseChanged, "the company has got another database meanwhile").With("company_id", id.String())
-		}
-		if _, err := tx.Exec(ctx, "UPDATE clusters SET tenants = tenants - 1 WHERE name = $1", before.GetCluster()); err != nil {
-			return err
-		}
-		tag, err := tx.Exec(ctx, "UPDATE clusters SET tenants = tenants + 1 WHERE name = $1", cluster)
-		if err != nil {
-			return err
-		}
-		if tag.RowsAffected() == 0 {
-			return clusterNotFound(cluster)
-		}
-		if _, err := tx.Exec(ctx, "UPDATE tenant_databases SET id = $2, cluster = $3, schema_version = $4, password_version = 1 WHERE company_id = $1",
-			id, to, cluster, schemaVersion); err != nil {
-			return err
-		}
-		if err := appendAudit(ctx, tx, event{actor: actor, action: "company." + action, company: id,
-			details: map[string]string{"from_database": from.String(), "to_database": to.String(), "cluster": cluster}}); err != nil {
-			return err
-		}
-		return appendRoute(ctx, tx, id)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return s.Tenant(ctx, id)
-}
-
-// RecordEvent writes what was done on somebody's behalf.
-func (s *Store) RecordEvent(ctx context.Context, actor, action string, company uuid.UUID, subject string, details map[string]string) error {
-	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		return appendAudit(ctx, tx, event{actor: actor, action: action, company: company, subject: subject, details: details})
-	})
 }

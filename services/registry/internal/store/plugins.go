@@ -16,7 +16,11 @@ import (
 // whileInUse runs f on a company that is locked and has a database in use: FAILED_PRECONDITION `COMPANY_STATE_INVALID`.
 func (s *Store) whileInUse(ctx context.Context, id uuid.UUID, f func(ctx context.Context, tx pgx.Tx, before *registryv1.Tenant) error) error {
 	return pg.Tx(ctx, s.pool, func(tx pgx.Tx) error {
-		t, err := scanTenant(tx.QueryRow(ctx, selectTenant+" WHERE c.id = $1 FOR UPDATE OF c", id))
+		// Locked first and read then: the statement that waits for a lock sees the other tables as they were before.
+		if _, err := tx.Exec(ctx, "SELECT FROM companies WHERE id = $1 FOR UPDATE", id); err != nil {
+			return err
+		}
+		t, err := scanTenant(tx.QueryRow(ctx, selectTenant+" WHERE c.id = $1", id))
 		if none(err) {
 			return companyNotFound(id.String())
 		}
@@ -60,20 +64,19 @@ func (s *Store) AddPlugin(ctx context.Context, actor string, id uuid.UUID, plugi
 // `PLUGIN_NOT_FOUND`; FAILED_PRECONDITION `PLUGIN_REQUIRED`.
 func (s *Store) RemovePlugin(ctx context.Context, actor string, id uuid.UUID, plugin string, checkOnly bool) (*registryv1.Tenant, error) {
 	err := s.whileInUse(ctx, id, func(ctx context.Context, tx pgx.Tx, before *registryv1.Tenant) error {
-		if err := checkPlugins(ctx, tx, []string{plugin}, ""); fault.HasReason(err, fault.PluginNotFound) {
+		if !slices.Contains(before.GetPlugins(), plugin) {
+			return checkPluginExists(ctx, tx, plugin)
+		}
+		var needs *string
+		if err := tx.QueryRow(ctx, "SELECT min(name) FROM plugins WHERE name = ANY($1) AND $2 = ANY(requires)", before.GetPlugins(), plugin).Scan(&needs); err != nil {
 			return err
 		}
-		if !slices.Contains(before.GetPlugins(), plugin) {
+		if needs != nil {
+			return fault.New(codes.FailedPrecondition, fault.PluginRequired, "the company's plugin %s needs plugin %s: uninstall it first", *needs, plugin).
+				With("plugin", plugin).With("required_by", *needs)
+		}
+		if checkOnly {
 			return nil
-		}
-		var needs string
-		err := tx.QueryRow(ctx, "SELECT name FROM plugins WHERE name = ANY($1) AND $2 = ANY(requires) ORDER BY name LIMIT 1", before.GetPlugins(), plugin).Scan(&needs)
-		if err == nil {
-			return fault.New(codes.FailedPrecondition, fault.PluginRequired, "the company's plugin %s needs plugin %s: uninstall it first", needs, plugin).
-				With("plugin", plugin).With("required_by", needs)
-		}
-		if !none(err) || checkOnly {
-			return ignoreNone(err)
 		}
 		if _, err := tx.Exec(ctx, "DELETE FROM company_plugins WHERE company_id = $1 AND plugin = $2", id, plugin); err != nil {
 			return err
@@ -84,11 +87,4 @@ func (s *Store) RemovePlugin(ctx context.Context, actor string, id uuid.UUID, pl
 		return nil, err
 	}
 	return s.Tenant(ctx, id)
-}
-
-func ignoreNone(err error) error {
-	if none(err) {
-		return nil
-	}
-	return err
 }

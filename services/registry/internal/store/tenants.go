@@ -58,6 +58,9 @@ func (s *Store) Activate(ctx context.Context, actor string, id uuid.UUID, databa
 			_, err := tx.Exec(ctx, "UPDATE tenant_databases SET schema_version = $2, id = coalesce($3, id) WHERE company_id = $1", id, schemaVersion, database)
 			return err
 		}})
+	if database != nil && pg.Violated(err) == databaseKey {
+		return nil, databaseTaken("database_id", *database).Because(err)
+	}
 	if err != nil {
 		return nil, err
 	}
