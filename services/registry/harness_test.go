@@ -6,8 +6,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -171,4 +174,40 @@ func requireFault(t *testing.T, err error, code codes.Code, reason string) *faul
 	require.Equal(t, reason, f.Reason, "%v", err)
 	require.Equal(t, code, f.Code, "%v", err)
 	return f
+}
+
+// atOnce makes calls whose work on a company waits until all of them do: each began before any of them had an effect. They
+// queue for it in their order.
+func (s *system) atOnce(company string, calls ...func() error) []error {
+	s.t.Helper()
+	conn, err := pgx.Connect(s.t.Context(), s.dsn)
+	require.NoError(s.t, err)
+	defer conn.Close(context.Background())
+	tx, err := conn.Begin(s.t.Context())
+	require.NoError(s.t, err)
+	_, err = tx.Exec(s.t.Context(), "SELECT FROM companies WHERE id = $1 FOR UPDATE", company)
+	require.NoError(s.t, err)
+	errs := make([]error, len(calls))
+	var group sync.WaitGroup
+	for i, call := range calls {
+		group.Go(func() { errs[i] = call() })
+		require.Eventually(s.t, func() bool {
+			return s.query("SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")[0] == strconv.Itoa(i+1)
+		}, 10*time.Second, 5*time.Millisecond, "call %d waits for the company", i)
+	}
+	require.NoError(s.t, tx.Rollback(s.t.Context()))
+	group.Wait()
+	return errs
+}
+
+// lastAudit is who did what to a company last.
+func (s *system) lastAudit(company string) string {
+	s.t.Helper()
+	return s.query("SELECT concat_ws(' ', actor, action, nullif(subject, '')) FROM audit_events WHERE company_id = $1 ORDER BY id DESC LIMIT 1", company)[0]
+}
+
+// audits counts the audit events of a company.
+func (s *system) audits(company, action string) int {
+	s.t.Helper()
+	return len(s.query("SELECT action FROM audit_events WHERE company_id = $1 AND action = $2", company, action))
 }
