@@ -46,7 +46,10 @@ type world struct {
 	stop      func() // the provisioner
 }
 
-func newWorld(t *testing.T) *world { return newWorldWith(t, 0) }
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	return newWorldWith(t, 0)
+}
 
 // newWorldWith keeps so many spares.
 func newWorldWith(t *testing.T, spares int) *world {

@@ -104,10 +104,7 @@ func quiet(log *zap.Logger) *zap.Logger {
 
 // Run does jobs until the context ends, which ends theirs, and waits for them.
 func (q *Queue) Run(ctx context.Context) error {
-	if err := q.client.Start(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
+	if err := q.client.Start(ctx); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("jobs: %w", err)
 	}
 	<-q.client.Stopped()

@@ -30,6 +30,9 @@ import (
 const (
 	// lookEvery is how often is looked whether spares are missing, beside each time one is taken.
 	lookEvery = 10 * time.Second
+	// rest is how long making spares stands back after each signup that took one, unless hardly any are left: those who
+	// sign up come first.
+	rest = 300 * time.Millisecond
 	// fillFor is how long one job makes spares; what is still missing then is another's.
 	fillFor = 10 * time.Minute
 )
@@ -46,6 +49,7 @@ type Pool struct {
 	log       *zap.Logger
 
 	mu    sync.Mutex
+	taken time.Time               // when one was taken here last
 	conns map[uuid.UUID]*pgx.Conn // to spares that this copy made, for whoever takes them
 }
 
@@ -114,6 +118,7 @@ func (p *Pool) Take(ctx context.Context, clusterName, release, requestID, holder
 		return s, false, fmt.Errorf("take a spare: %w", err)
 	}
 	p.mu.Lock()
+	p.taken = time.Now()
 	s.Conn = p.conns[s.ID]
 	delete(p.conns, s.ID)
 	p.mu.Unlock()
@@ -134,6 +139,9 @@ func (p *Pool) Kick(ctx context.Context, clusterName string) {
 func (p *Pool) fill(ctx context.Context, clusterName string) error {
 	p.forgetTaken(ctx)
 	for {
+		if err := p.standBack(ctx, clusterName); err != nil {
+			return err
+		}
 		current, err := p.releases.Current(ctx)
 		if err != nil {
 			return err
@@ -157,6 +165,30 @@ func (p *Pool) fill(ctx context.Context, clusterName string) error {
 		}
 		if err != nil {
 			return err
+		}
+	}
+}
+
+// standBack waits while spares are being taken and there are enough left.
+func (p *Pool) standBack(ctx context.Context, clusterName string) error {
+	for {
+		p.mu.Lock()
+		wait := rest - time.Since(p.taken)
+		p.mu.Unlock()
+		if wait <= 0 {
+			return nil
+		}
+		var ready int
+		if err := p.db.QueryRow(ctx, "SELECT count(*) FROM spares WHERE cluster = $1 AND ready", clusterName).Scan(&ready); err != nil {
+			return err
+		}
+		if ready <= p.size/4 {
+			return nil
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 }
