@@ -19,6 +19,7 @@ import (
 
 	"github.com/tenantry/tenantry/services/internal/devserver"
 	"github.com/tenantry/tenantry/services/internal/pgserver"
+	"github.com/tenantry/tenantry/services/internal/pgtest"
 	"github.com/tenantry/tenantry/services/internal/rpc"
 )
 
@@ -87,7 +88,7 @@ func newSystem(t testing.TB, args ...string) *system {
 // newDirectory makes a directory that PostgreSQL's user can get through, unlike t.TempDir's, and deletes it at the end.
 func newDirectory(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "tenantry-e2e-")
+	dir, err := os.MkdirTemp(pgtest.Root(), "tenantry-e2e-")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	require.NoError(t, os.Chmod(dir, 0o711))

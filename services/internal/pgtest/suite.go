@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -45,7 +44,7 @@ func (s *suite) server() (*pgserver.Server, error) {
 
 // config is that of a new cluster in the suite's directory, made for speed: nothing in it outlives the tests.
 func (s *suite) config() (pgserver.Config, error) {
-	s.prepare.Do(func() { s.directory, s.failed = newDirectory(os.TempDir()) })
+	s.prepare.Do(func() { s.directory, s.failed = newDirectory(Root()) })
 	if s.failed != nil {
 		return pgserver.Config{}, s.failed
 	}
