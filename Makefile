@@ -8,7 +8,7 @@ SHELL       := /bin/bash
 .DEFAULT_GOAL := help
 
 BIN      := bin
-MODULES  := proto services examples
+MODULES  := proto services examples bench
 PACKAGES := $(addprefix ./,$(addsuffix /...,$(MODULES)))
 
 # Where the rules of protovalidate come from: the module cache, see buf.yaml.
