@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -87,10 +88,9 @@ func (s *system) requireWhole(requests []*provisionerv1.CreateTenantRequest, ans
 		companies[a.GetCompanyId()] = requests[i]
 	}
 	require.Len(t, companies, len(byRequest))
-	admin := s.asAdmin("postgres")
-	databases := column(t, admin, `SELECT datname::text FROM pg_database WHERE datname LIKE 'tenant\_%'`)
+	s.requireNoOrphans()
+	databases := s.companyDatabases()
 	require.Len(t, databases, len(companies))
-	require.ElementsMatch(t, databases, column(t, admin, `SELECT rolname::text FROM pg_roles WHERE rolname LIKE 'tenant\_%'`))
 
 	cli, err := atlascli.New(atlasCLI())
 	require.NoError(t, err)
@@ -113,6 +113,39 @@ func (s *system) requireWhole(requests []*provisionerv1.CreateTenantRequest, ans
 	}
 	left := s.connect(s.env["TENANTRY_PROVISIONER_DSN"])
 	require.Empty(t, column(t, left, "SELECT request_id FROM attempts"), "no attempt is left")
+}
+
+// companyDatabases are the names of the databases that the registry has a company for.
+func (s *system) companyDatabases() []string {
+	s.t.Helper()
+	return column(s.t, s.connect(s.env["TENANTRY_REGISTRY_DSN"]), "SELECT 'tenant_' || replace(id::text, '-', '') FROM tenant_databases")
+}
+
+// requireNoOrphans requires that before long each database and each role on the server is a company's, or a spare, and
+// that each of these has both. What a killed provisioner left is the janitor's to drop, whose next pass is within a minute.
+func (s *system) requireNoOrphans() {
+	t := s.t
+	t.Helper()
+	admin, own := s.asAdmin("postgres"), s.connect(s.env["TENANTRY_PROVISIONER_DSN"])
+	var databases, roles, known []string
+	deadline := time.Now().Add(patience)
+	for {
+		// Nothing is on its way: then what is on the server has to be what is recorded.
+		busy := column(t, own, `SELECT request_id FROM attempts UNION ALL SELECT id::text FROM spares WHERE NOT ready UNION ALL
+			SELECT database_id::text FROM condemned WHERE drop_after < now() + interval '1 hour'`)
+		known = append(s.companyDatabases(), column(t, own, "SELECT 'tenant_' || replace(id::text, '-', '') FROM spares")...)
+		databases = column(t, admin, `SELECT datname::text FROM pg_database WHERE datname LIKE 'tenant\_%'`)
+		roles = column(t, admin, `SELECT rolname::text FROM pg_roles WHERE rolname ~ '^tenant_[0-9a-f]{32}$'`)
+		slices.Sort(known)
+		slices.Sort(databases)
+		slices.Sort(roles)
+		if len(busy) == 0 && slices.Equal(databases, known) && slices.Equal(roles, known) || time.Now().After(deadline) {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	require.Equal(t, known, databases)
+	require.Equal(t, known, roles)
 }
 
 // coreDirectory is the core set in the working tree.

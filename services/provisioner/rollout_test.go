@@ -48,15 +48,17 @@ func TestTheCanarySoaksBeforeTheWavesThatGrow(t *testing.T) {
 	w := newWorld(t)
 	w.signUp(8)
 	w.write("core/00000003_c.up.sql", "SELECT pg_sleep(0.2); CREATE TABLE more (id int);")
-	r := w.start(&provisionerv1.StartRolloutRequest{CanarySize: 1, WaveGrowth: 3, CanarySoak: durationpb.New(1500 * time.Millisecond), Concurrency: 1})
+	r := w.start(&provisionerv1.StartRolloutRequest{CanarySize: 1, WaveGrowth: 3, CanarySoak: durationpb.New(3 * time.Second), Concurrency: 1})
 	require.EqualValues(t, 1, r.GetCanarySize())
+	// From the beginning, or a slow machine sees no canary.
+	stream, err := w.rollouts().WatchRollout(t.Context(), &provisionerv1.WatchRolloutRequest{RolloutId: r.GetRolloutId()})
+	require.NoError(t, err)
 	require.Eventually(t, func() bool { return w.rollout(r.GetRolloutId()).GetSoakUntil() != nil }, time.Minute, 10*time.Millisecond)
 	require.Len(t, w.at("00000003"), 1, "the canary alone")
 	got, err := w.tenants().CreateTenant(t.Context(), signup(9))
 	require.NoError(t, err)
 	require.Equal(t, "00000003", got.GetSchemaVersion(), "the canary is done: new companies are born on the release")
 
-	stream, err := w.rollouts().WatchRollout(t.Context(), &provisionerv1.WatchRolloutRequest{RolloutId: r.GetRolloutId()})
 	sizes := map[int32]int32{}
 	var last *provisionerv1.Rollout
 	for _, m := range all(t, stream, err) {
