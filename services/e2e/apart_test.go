@@ -22,6 +22,7 @@ type apart struct {
 	*system
 	certificates, keys string
 	registryArgs       []string
+	postgres           *pgserver.Server
 }
 
 func newApart(t *testing.T) *apart {
@@ -31,10 +32,11 @@ func newApart(t *testing.T) *apart {
 	require.NoError(t, os.Mkdir(a.keys, 0o700))
 	server, err := pgserver.Start(t.Context(), pgserver.Config{Dir: filepath.Join(dir, "postgres"), Password: "secret", MaxConnections: 200})
 	require.NoError(t, err)
+	a.postgres = server
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		require.NoError(t, server.Stop(ctx))
+		require.NoError(t, a.postgres.Stop(ctx))
 		require.NoError(t, pgserver.Remove(ctx, filepath.Join(dir, "postgres")))
 	})
 	for _, name := range []string{"service/registry", "service/provisioner", "service/gateway", "operator/ops", "signup/web"} {
@@ -53,6 +55,16 @@ func newApart(t *testing.T) *apart {
 	ok(t, a.tenantry("migrate", "central"))
 	a.registryArgs = []string{"registry", "--signing-key", filepath.Join(a.keys, "access.pem")}
 	return a
+}
+
+// restartPostgres stops PostgreSQL, cutting everyone off, and starts it again at the same address.
+func (a *apart) restartPostgres() {
+	a.t.Helper()
+	cfg := a.postgres.Config()
+	require.NoError(a.t, a.postgres.Stop(a.t.Context()))
+	var err error
+	a.postgres, err = pgserver.Start(a.t.Context(), cfg)
+	require.NoError(a.t, err)
 }
 
 // serve starts a service at the address of a variable, and waits until it is healthy.

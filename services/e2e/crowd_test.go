@@ -115,10 +115,11 @@ func (s *system) requireWhole(requests []*provisionerv1.CreateTenantRequest, ans
 	require.Empty(t, column(t, left, "SELECT request_id FROM attempts"), "no attempt is left")
 }
 
-// companyDatabases are the names of the databases that the registry has a company for.
+// companyDatabases are the names of the databases of all companies that are not deleted.
 func (s *system) companyDatabases() []string {
 	s.t.Helper()
-	return column(s.t, s.connect(s.env["TENANTRY_REGISTRY_DSN"]), "SELECT 'tenant_' || replace(id::text, '-', '') FROM tenant_databases")
+	return s.read(s.env["TENANTRY_REGISTRY_DSN"], `SELECT 'tenant_' || replace(d.id::text, '-', '')
+		FROM tenant_databases d JOIN companies c ON c.id = d.company_id WHERE c.state <> 'DELETED'`)
 }
 
 // requireNoOrphans requires that before long each database and each role on the server is a company's, or a spare, and
@@ -161,6 +162,15 @@ func (s *system) connect(dsn string) *pgx.Conn {
 	require.NoError(s.t, err)
 	s.t.Cleanup(func() { _ = conn.Close(context.Background()) })
 	return conn
+}
+
+// read returns the first column of a query on a connection of its own.
+func (s *system) read(dsn, sql string) []string {
+	s.t.Helper()
+	conn, err := pgx.Connect(s.t.Context(), dsn)
+	require.NoError(s.t, err)
+	defer func() { require.NoError(s.t, conn.Close(context.Background())) }()
+	return column(s.t, conn, sql)
 }
 
 func column(t testing.TB, conn *pgx.Conn, sql string) []string {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -49,7 +50,7 @@ func startProcess(t testing.TB, variables []string, args ...string) *process {
 			<-p.done
 		}
 		if t.Failed() {
-			t.Logf("the log of tenantry %v:\n%s", args, p.output())
+			t.Logf("the end of the log of tenantry %v:\n%s", args, p.tail())
 		}
 	})
 	return p
@@ -80,6 +81,13 @@ func (p *process) wait(t testing.TB) int {
 }
 
 func (p *process) output() string { return p.log.String() }
+
+// tail is the end of its output: a test that starts processes by the dozen would bury what failed under the rest.
+func (p *process) tail() string {
+	const lines = 40
+	all := strings.SplitAfter(p.output(), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "")
+}
 
 // requireTidy requires that it left no temporary files.
 func (p *process) requireTidy(t testing.TB) {
