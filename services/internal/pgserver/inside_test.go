@@ -174,3 +174,17 @@ func TestLogTailKeepsTheLastWholeLinesAndNeverFails(t *testing.T) {
 type brokenWriter struct{}
 
 func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("disk full") }
+
+func TestARightThatIsGivenUpIsFreeThoughAChildStillHasTheFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "pg.lock")
+	first, err := acquire(path)
+	require.NoError(t, err)
+	child, err := syscall.Dup(int(first.file.Fd())) // As a program has it that is being started.
+	require.NoError(t, err)
+	defer func() { require.NoError(t, syscall.Close(child)) }()
+	require.NoError(t, first.release())
+	second, err := acquire(path)
+	require.NoError(t, err)
+	require.NoError(t, second.remove())
+}

@@ -73,9 +73,10 @@ func lockError(path, holder string, err error) error {
 	return fmt.Errorf("%w: its lock is %s", ErrOwned, path)
 }
 
-// release gives the right up; closing the file is what unlocks it.
+// release gives the right up. Closing the file would do that only once no child has it open, and between its fork and its
+// exec each program that this process starts does for a moment.
 func (o *owner) release() error {
-	return o.file.Close()
+	return errors.Join(syscall.Flock(int(o.file.Fd()), syscall.LOCK_UN), o.file.Close())
 }
 
 // remove deletes the lock file while still holding it, then gives the right up.
