@@ -16,6 +16,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"google.golang.org/grpc/codes"
+
+	"github.com/tenantry/tenantry/services/internal/fault"
 )
 
 // Open returns a pool of at most maxConns connections and has proved one of them. The name is what
@@ -95,6 +98,16 @@ func IsUnavailable(err error) bool {
 	var connect *pgconn.ConnectError
 	var network net.Error
 	return errors.As(err, &connect) || errors.As(err, &network) || pgconn.SafeToRetry(err)
+}
+
+// Unavailable makes of an error that is a server's absence the fault that tells callers to try again, UNAVAILABLE
+// `DATABASE_UNAVAILABLE`. Anything else, also what is a fault already, stays what it is.
+func Unavailable(err error) error {
+	var f *fault.Error
+	if err == nil || errors.As(err, &f) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || !IsUnavailable(err) {
+		return err
+	}
+	return fault.New(codes.Unavailable, fault.DatabaseUnavailable, "a database cannot be reached").RetryIn(time.Second).Because(err)
 }
 
 // Quote writes a name so that it can stand in a statement.

@@ -1,6 +1,7 @@
 package pg_test
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"testing"
@@ -8,7 +9,9 @@ import (
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
 
+	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/pg"
 	"github.com/tenantry/tenantry/services/internal/pgtest"
 )
@@ -76,6 +79,11 @@ func TestAServerThatIsAwayIsUnavailable(t *testing.T) {
 	_, err := pg.Open(t.Context(), "postgres://x@127.0.0.1:1/x", "pg test", 1)
 	require.Error(t, err)
 	require.True(t, pg.IsUnavailable(err))
+	require.True(t, fault.HasReason(pg.Unavailable(err), fault.DatabaseUnavailable))
+	require.True(t, fault.Retryable(pg.Unavailable(err)))
+	require.Equal(t, context.Canceled, pg.Unavailable(context.Canceled), "the caller's going is not the server's absence")
+	other := fault.New(codes.NotFound, fault.CompanyNotFound, "none").Because(err)
+	require.Equal(t, error(other), pg.Unavailable(other), "what is a fault already stays it")
 
 	pool, err := pg.Open(t.Context(), pgtest.Database(t), "pg test", 1)
 	require.NoError(t, err)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/identity"
+	"github.com/tenantry/tenantry/services/internal/pg"
 )
 
 // guard is what stands before every handler: it finds out who calls, asks the access table, checks requests, catches
@@ -139,6 +140,8 @@ func (c *call) end(err error, panicked any) error {
 		c.log.Debug("call", append(fields, zap.Stringer("code", codes.OK))...)
 		return nil
 	}
+	// A service's own database that is away for a moment is no fault inside: who asks again will have its answer.
+	err = pg.Unavailable(err)
 	f := fault.From(err)
 	fields = append(fields, zap.Stringer("code", f.Code), zap.String("reason", f.Reason), zap.Error(err))
 	switch f.Code {

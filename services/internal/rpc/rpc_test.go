@@ -2,12 +2,14 @@ package rpc_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"go.uber.org/zap/zaptest"
@@ -122,6 +124,16 @@ func TestCallersAreKnownByCertificateAndLetInByTheTable(t *testing.T) {
 	health, err := healthpb.NewHealthClient(f.dial(t, "")).Check(t.Context(), &healthpb.HealthCheckRequest{})
 	require.NoError(t, err)
 	require.Equal(t, healthpb.HealthCheckResponse_SERVING, health.GetStatus())
+}
+
+func TestADatabaseThatIsAwayIsWorthAnotherTry(t *testing.T) {
+	t.Parallel()
+	f := serve(t, &sessions{login: func(context.Context, *registryv1.LoginRequest) (*registryv1.LoginResponse, error) {
+		return nil, fmt.Errorf("read a user: %w", &pgconn.PgError{Code: "57P01"})
+	}}, nil)
+	_, err := registryv1.NewSessionServiceClient(f.dial(t, "operator/alice")).Login(t.Context(), request())
+	requireFault(t, err, codes.Unavailable, fault.DatabaseUnavailable)
+	require.Positive(t, fault.From(err).RetryAfter)
 }
 
 func TestACertificateOfAnotherAuthorityIsRefused(t *testing.T) {

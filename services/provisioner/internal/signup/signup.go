@@ -206,7 +206,7 @@ func (r *Runner) begin(ctx context.Context, requestID string, copyOf *uuid.UUID)
 			}
 			done()
 			if err != nil {
-				return nil, a, unavailable(err)
+				return nil, a, pg.Unavailable(err)
 			}
 		}
 		r.mu.Lock()
@@ -325,7 +325,7 @@ func (r *Runner) finish(ctx context.Context, a *attempt, reserved *registryv1.Re
 	var version string
 	err := r.persist(ctx, func() (err error) {
 		version, err = r.build(ctx, a, reserved)
-		return unavailable(err)
+		return pg.Unavailable(err)
 	})
 	if err != nil {
 		return nil, err
@@ -506,13 +506,4 @@ func shorten(s string) string {
 		return "unknown"
 	}
 	return s[:min(len(s), longestReason)]
-}
-
-// unavailable makes a fault of PostgreSQL's absence, which is worth another try.
-func unavailable(err error) error {
-	var f *fault.Error
-	if err == nil || errors.As(err, &f) || !pg.IsUnavailable(err) {
-		return err
-	}
-	return fault.New(codes.Unavailable, fault.DatabaseUnavailable, "a database cannot be reached").RetryIn(time.Second).Because(err)
 }
