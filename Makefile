@@ -26,7 +26,7 @@ demo-stop: ## Stop what `make demo` left running
 
 .PHONY: test
 test: deps $(BIN)/atlas $(BIN)/grpcurl ## Run all tests, with the race detector, on private PostgreSQL servers
-	go test -race -timeout 20m $(PACKAGES)
+	go test -race -parallel 4 -timeout 20m $(PACKAGES)
 
 .PHONY: build
 build: deps $(BIN)/atlas ## Build bin/tenantry

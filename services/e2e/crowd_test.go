@@ -184,7 +184,7 @@ func column(t testing.TB, conn *pgx.Conn, sql string) []string {
 
 func TestAHundredSignupsByEightAtOnceAreAsManyDatabasesAsCompanies(t *testing.T) {
 	t.Parallel()
-	s := newSystem(t)
+	s := newSystem(t, "--spares", "4")
 	client := provisionerv1.NewProvisionerServiceClient(s.dial("TENANTRY_PROVISIONER", asSignup))
 	requests := crowd(100)
 	answers := callers(t, requests, func(ctx context.Context, q *provisionerv1.CreateTenantRequest) (*provisionerv1.CreateTenantResponse, error) {
@@ -216,7 +216,7 @@ func (s *system) provisioner() *secondProvisioner {
 
 func TestAProvisionerThatIsKilledAgainAndAgainLosesNoSignup(t *testing.T) {
 	t.Parallel()
-	s := newSystem(t)
+	s := newSystem(t, "--spares", "4")
 	var mu sync.Mutex
 	current := s.provisioner()
 	stop := make(chan struct{})

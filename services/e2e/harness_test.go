@@ -101,7 +101,8 @@ func (s *system) start() {
 	path := filepath.Join(s.dir, devserver.EnvironmentFile)
 	// One that was killed leaves its file, which the next removes.
 	old, _ := os.Stat(path)
-	s.dev = startProcess(s.t, nil, append([]string{"dev", "--data", s.dir, "--ephemeral-ports"}, s.args...)...)
+	// Most tests are over before a spare would be taken. Those that want some say so.
+	s.dev = startProcess(s.t, nil, append([]string{"dev", "--data", s.dir, "--ephemeral-ports", "--spares", "0"}, s.args...)...)
 	require.Eventually(s.t, func() bool {
 		info, err := os.Stat(path)
 		return err == nil && !os.SameFile(old, info) || !s.dev.alive()
