@@ -20,6 +20,7 @@ import (
 	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
 	"github.com/tenantry/tenantry/services/gateway/internal/conns"
+	"github.com/tenantry/tenantry/services/gateway/internal/fleetsql"
 	"github.com/tenantry/tenantry/services/gateway/internal/forward"
 	"github.com/tenantry/tenantry/services/gateway/internal/routes"
 	"github.com/tenantry/tenantry/services/gateway/internal/session"
@@ -120,6 +121,8 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 		return nil, err
 	}
 	sqlapi.New(g.routes, g.pools, g.target, cfg.StatementTimeout).Register(g.server)
+	fleet := fleetsql.New(g.routes, g.pools, g.target, registryv1.NewTenantServiceClient(g.registry), cfg.StatementTimeout)
+	gatewayv1.RegisterFleetSqlServiceServer(g.server, fleet)
 	gatewayv1.RegisterWhoAmIServiceServer(g.server, &whoAmI{routes: g.routes})
 	registryv1.RegisterSessionServiceServer(g.server, &sessionProxy{registry: sessions, keys: signer.Keys()})
 	return g, nil

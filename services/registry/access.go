@@ -39,6 +39,7 @@ var access = func() rpc.Access {
 
 		pkg + "RouteService/*": {identity.Gateway},
 
-		pkg + "TenantService/*": {identity.Provisioner},
+		pkg + "TenantService/*":           {identity.Provisioner},
+		pkg + "TenantService/RecordEvent": {identity.Provisioner, identity.Gateway},
 	}
 }()

@@ -89,6 +89,7 @@ const (
 	SQLError             = "SQL_ERROR"
 	StatementTimeout     = "STATEMENT_TIMEOUT"
 	TransactionLeftOpen  = "TRANSACTION_LEFT_OPEN"
+	StatementNotReadOnly = "STATEMENT_NOT_READ_ONLY"
 	ResultTooLarge       = "RESULT_TOO_LARGE"
 	ConnectionsExhausted = "CONNECTIONS_EXHAUSTED"
 	DatabaseUnavailable  = "DATABASE_UNAVAILABLE"

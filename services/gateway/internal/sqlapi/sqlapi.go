@@ -154,18 +154,7 @@ func (*Service) Transact(grpc.BidiStreamingServer[gatewayv1.TransactRequest, gat
 	return fault.New(codes.Unimplemented, fault.NotImplemented, "Transact is not in this version: Batch runs several statements in one transaction")
 }
 
-// fleetService keeps FleetSqlService's Query apart from SqlService's.
-type fleetService struct {
-	gatewayv1.UnimplementedFleetSqlServiceServer
-}
-
-// Query implements the contract.
-func (fleetService) Query(*gatewayv1.FleetSqlServiceQueryRequest, grpc.ServerStreamingServer[gatewayv1.FleetSqlServiceQueryResponse]) error {
-	return fault.New(codes.Unimplemented, fault.NotImplemented, "FleetSqlService.Query is not in this version")
-}
-
-// Register registers the services.
+// Register registers the service.
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	gatewayv1.RegisterSqlServiceServer(r, s)
-	gatewayv1.RegisterFleetSqlServiceServer(r, fleetService{})
 }

@@ -46,7 +46,7 @@ type root struct {
 
 	Login  loginCmd  `cmd:"" group:"data" help:"Log in as a company's user."`
 	Logout logoutCmd `cmd:"" group:"data" help:"End the session that login opened."`
-	SQL    sqlCmd    `cmd:"" name:"sql" group:"data" help:"Run one SQL statement on a tenant's own database."`
+	SQL    sqlCmd    `cmd:"" name:"sql" group:"data" help:"Run one SQL statement on a tenant's own database, or read many tenants'."`
 
 	Migrate       migrateCmd       `cmd:"" group:"migrations" help:"Migrate the services' own databases, then all tenants."`
 	MigrateTenant migrateTenantCmd `cmd:"" group:"migrations" help:"Migrate one tenant."`
@@ -72,7 +72,7 @@ Exit codes:
     0    done
     1    the answer was an error
     2    the command line or a setting is wrong; nothing was done
-    3    some tenants could not be migrated; the others were
+    3    it failed for some tenants; for the others it is done
     4    a server could not be reached
     130  interrupted`
 

@@ -36,11 +36,11 @@ func usagef(hint, format string, args ...any) error {
 	return &usageError{text: fmt.Sprintf(format, args...), hint: hint}
 }
 
-// tenantsFailedError says that a rollout ended and some tenants are not where they should be. Each was told of already.
+// tenantsFailedError says that something was done to many tenants, and failed for some. Each was told of already.
 type tenantsFailedError struct{ failed, total int32 }
 
 func (e *tenantsFailedError) Error() string {
-	return fmt.Sprintf("%d of %d tenants could not be migrated", e.failed, e.total)
+	return fmt.Sprintf("%d of %s failed", e.failed, plural(int(e.total), "tenant", "tenants"))
 }
 
 // findingsError says that a migration directory is not fit to be released. What was found was told already.

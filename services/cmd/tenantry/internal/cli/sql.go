@@ -18,9 +18,10 @@ import (
 
 // sqlCmd is `tenantry sql`.
 type sqlCmd struct {
-	Company string   `arg:"" help:"Id or slug of the company, as an operator; @ for the company that you are logged in to."`
-	SQL     string   `arg:"" optional:"" name:"sql" help:"One statement, with $$1, $$2, … where parameters go. Without it, or for -, it is read from standard input."`
+	Company string   `arg:"" optional:"" help:"Id or slug of the company, as an operator; @ for the company that you are logged in to. With --all, --companies or --cluster it is left out, and the statement comes first."`
+	SQL     *string  `arg:"" optional:"" name:"sql" help:"One statement, with $$1, $$2, … where parameters go. Without it, or for -, it is read from standard input."`
 	Params  []string `arg:"" optional:"" help:"The parameters, in order, in PostgreSQL's text format; \\N is NULL."`
+	fleetSQLFlags
 }
 
 // ownCompany stands for the company of the session; no slug looks like it.
@@ -40,12 +41,23 @@ Example:
     tenantry sql sun-valley "SELECT id, name FROM people WHERE name = \$1" Ada
     tenantry sql @ "SELECT count(*) FROM meters" --json
     tenantry sql sun-valley "SELECT abs(\$1)" -- -5
-    tenantry sql sun-valley - < report.sql`
+    tenantry sql sun-valley - < report.sql
+
+With --all, --companies or --cluster the statement runs on many tenants, a few at a time, in read-only transactions, and is written into the audit log first. One table shows the rows of all; tenants that failed are listed after it, and the exit code is 3 then. As JSON, each row is {"company": …, "row": {…}}, each failed tenant {"company": …, "error": {…}}, and {"summary": {…}} is last.
+
+    tenantry sql --all "SELECT count(*) FROM meters"
+    tenantry sql --companies sun-valley,moon-hill "SELECT name FROM people WHERE id = \$1" 7`
 }
 
 // Run runs the statement.
 func (c *sqlCmd) Run(ctx context.Context, a *app) error {
-	statement, err := c.statement(a)
+	if c.fleet() {
+		return c.runFleet(ctx, a)
+	}
+	if c.Company == "" {
+		return usagef("For example: tenantry sql sun-valley \"SELECT 1\", or: tenantry sql --all \"SELECT 1\".", "sql: got no company")
+	}
+	statement, err := a.statement(c.SQL)
 	if err != nil {
 		return err
 	}
@@ -76,9 +88,9 @@ func (c *sqlCmd) Run(ctx context.Context, a *app) error {
 }
 
 // statement is the SQL: the argument, or what standard input holds.
-func (c *sqlCmd) statement(a *app) (string, error) {
-	if c.SQL != "" && c.SQL != "-" {
-		return c.SQL, nil
+func (a *app) statement(given *string) (string, error) {
+	if given != nil && *given != "" && *given != "-" {
+		return *given, nil
 	}
 	if isTerminal(a.In) {
 		return "", usagef("For example: tenantry sql sun-valley \"SELECT 1\".", "sql: got no statement, want one as an argument or on standard input")

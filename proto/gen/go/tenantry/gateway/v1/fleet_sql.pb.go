@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -25,7 +26,7 @@ const (
 // FleetSelector says which tenants. Empty means all ACTIVE ones.
 type FleetSelector struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// These companies, ids or slugs.
+	// These companies, ids or slugs, each once; one that is not ACTIVE gives an error of its own.
 	Companies []string `protobuf:"bytes,1,rep,name=companies,proto3" json:"companies,omitempty"`
 	// Only those on this cluster.
 	Cluster       string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
@@ -82,10 +83,20 @@ type FleetSqlServiceQueryRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Which tenants.
 	Selector *FleetSelector `protobuf:"bytes,1,opt,name=selector,proto3" json:"selector,omitempty"`
-	// The statement.
-	Sql           string `protobuf:"bytes,2,opt,name=sql,proto3" json:"sql,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The statement, with `$1`, `$2`, … where parameters go. One that returns rows and changes nothing: SELECT, VALUES,
+	// TABLE, SHOW, EXPLAIN.
+	Sql string `protobuf:"bytes,2,opt,name=sql,proto3" json:"sql,omitempty"`
+	// The parameters, in order; the same for every tenant. The audit log has them, too.
+	Params []*Value `protobuf:"bytes,3,rep,name=params,proto3" json:"params,omitempty"`
+	// Most rows of one tenant, 1 to 10000; 0 means 1000. Of a tenant with more the first ones come, marked `truncated`.
+	MaxRowsPerTenant int32 `protobuf:"varint,4,opt,name=max_rows_per_tenant,json=maxRowsPerTenant,proto3" json:"max_rows_per_tenant,omitempty"`
+	// How many tenants of one cluster are read at the same time, 1 to 16; 0 means 4. It counts against the budget of
+	// connections that tenants' own calls have, where a tenant's call never waits for more than these.
+	ConcurrencyPerCluster int32 `protobuf:"varint,5,opt,name=concurrency_per_cluster,json=concurrencyPerCluster,proto3" json:"concurrency_per_cluster,omitempty"`
+	// Longest run of the statement on one tenant; missing means 10 seconds. The gateway's own limit holds, too.
+	StatementTimeout *durationpb.Duration `protobuf:"bytes,6,opt,name=statement_timeout,json=statementTimeout,proto3" json:"statement_timeout,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *FleetSqlServiceQueryRequest) Reset() {
@@ -132,17 +143,53 @@ func (x *FleetSqlServiceQueryRequest) GetSql() string {
 	return ""
 }
 
-// FleetSqlServiceQueryResponse is a part of the result.
+func (x *FleetSqlServiceQueryRequest) GetParams() []*Value {
+	if x != nil {
+		return x.Params
+	}
+	return nil
+}
+
+func (x *FleetSqlServiceQueryRequest) GetMaxRowsPerTenant() int32 {
+	if x != nil {
+		return x.MaxRowsPerTenant
+	}
+	return 0
+}
+
+func (x *FleetSqlServiceQueryRequest) GetConcurrencyPerCluster() int32 {
+	if x != nil {
+		return x.ConcurrencyPerCluster
+	}
+	return 0
+}
+
+func (x *FleetSqlServiceQueryRequest) GetStatementTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.StatementTimeout
+	}
+	return nil
+}
+
+// FleetSqlServiceQueryResponse is the whole result of one tenant.
 type FleetSqlServiceQueryResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The company these rows are of.
+	// The company's id.
 	CompanyId string `protobuf:"bytes,1,opt,name=company_id,json=companyId,proto3" json:"company_id,omitempty"`
-	// Names of the columns; in a company's first message only.
-	Columns []string `protobuf:"bytes,2,rep,name=columns,proto3" json:"columns,omitempty"`
-	// The rows, as text.
-	Rows []*FleetRow `protobuf:"bytes,3,rep,name=rows,proto3" json:"rows,omitempty"`
-	// Why this company gave no rows; empty when it did.
-	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// Its slug.
+	Slug string `protobuf:"bytes,2,opt,name=slug,proto3" json:"slug,omitempty"`
+	// The columns, when there is no error. Tenants may differ: two can be on different releases.
+	Columns []*Column `protobuf:"bytes,3,rep,name=columns,proto3" json:"columns,omitempty"`
+	// The rows, values in text format.
+	Rows []*Row `protobuf:"bytes,4,rep,name=rows,proto3" json:"rows,omitempty"`
+	// There are more rows than were asked for, or than 4 MB hold; these are the first.
+	Truncated bool `protobuf:"varint,5,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	// Why this tenant gave no rows; missing when it did.
+	Error *FleetError `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	// How many tenants are done, this one included.
+	Done int32 `protobuf:"varint,7,opt,name=done,proto3" json:"done,omitempty"`
+	// How many were selected.
+	Total         int32 `protobuf:"varint,8,opt,name=total,proto3" json:"total,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -184,50 +231,83 @@ func (x *FleetSqlServiceQueryResponse) GetCompanyId() string {
 	return ""
 }
 
-func (x *FleetSqlServiceQueryResponse) GetColumns() []string {
+func (x *FleetSqlServiceQueryResponse) GetSlug() string {
+	if x != nil {
+		return x.Slug
+	}
+	return ""
+}
+
+func (x *FleetSqlServiceQueryResponse) GetColumns() []*Column {
 	if x != nil {
 		return x.Columns
 	}
 	return nil
 }
 
-func (x *FleetSqlServiceQueryResponse) GetRows() []*FleetRow {
+func (x *FleetSqlServiceQueryResponse) GetRows() []*Row {
 	if x != nil {
 		return x.Rows
 	}
 	return nil
 }
 
-func (x *FleetSqlServiceQueryResponse) GetError() string {
+func (x *FleetSqlServiceQueryResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+func (x *FleetSqlServiceQueryResponse) GetError() *FleetError {
 	if x != nil {
 		return x.Error
 	}
-	return ""
+	return nil
 }
 
-// FleetRow is one row.
-type FleetRow struct {
+func (x *FleetSqlServiceQueryResponse) GetDone() int32 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *FleetSqlServiceQueryResponse) GetTotal() int32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+// FleetError is why one tenant gave no rows, as SqlService would tell it.
+type FleetError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In text format, in the order of the columns.
-	Values        []string `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
+	// The reason, such as `SQL_ERROR`, `STATEMENT_NOT_READ_ONLY`, `STATEMENT_TIMEOUT`,
+	// `CONNECTIONS_EXHAUSTED` or `COMPANY_SUSPENDED`.
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What happened, for people.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// More by name: `sqlstate`, `position` and so on for PostgreSQL's errors.
+	Metadata      map[string]string `protobuf:"bytes,3,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *FleetRow) Reset() {
-	*x = FleetRow{}
+func (x *FleetError) Reset() {
+	*x = FleetError{}
 	mi := &file_tenantry_gateway_v1_fleet_sql_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *FleetRow) String() string {
+func (x *FleetError) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*FleetRow) ProtoMessage() {}
+func (*FleetError) ProtoMessage() {}
 
-func (x *FleetRow) ProtoReflect() protoreflect.Message {
+func (x *FleetError) ProtoReflect() protoreflect.Message {
 	mi := &file_tenantry_gateway_v1_fleet_sql_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -239,14 +319,28 @@ func (x *FleetRow) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use FleetRow.ProtoReflect.Descriptor instead.
-func (*FleetRow) Descriptor() ([]byte, []int) {
+// Deprecated: Use FleetError.ProtoReflect.Descriptor instead.
+func (*FleetError) Descriptor() ([]byte, []int) {
 	return file_tenantry_gateway_v1_fleet_sql_proto_rawDescGZIP(), []int{3}
 }
 
-func (x *FleetRow) GetValues() []string {
+func (x *FleetError) GetReason() string {
 	if x != nil {
-		return x.Values
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *FleetError) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *FleetError) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
 	}
 	return nil
 }
@@ -255,21 +349,37 @@ var File_tenantry_gateway_v1_fleet_sql_proto protoreflect.FileDescriptor
 
 const file_tenantry_gateway_v1_fleet_sql_proto_rawDesc = "" +
 	"\n" +
-	"#tenantry/gateway/v1/fleet_sql.proto\x12\x13tenantry.gateway.v1\x1a\x1bbuf/validate/validate.proto\"\x85\x01\n" +
+	"#tenantry/gateway/v1/fleet_sql.proto\x12\x13tenantry.gateway.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dtenantry/gateway/v1/sql.proto\"\x85\x01\n" +
 	"\rFleetSelector\x12Q\n" +
 	"\tcompanies\x18\x01 \x03(\tB3\xbaH0\x92\x01-\x10\x90N\"(r&2$^[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\tcompanies\x12!\n" +
-	"\acluster\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\acluster\"|\n" +
+	"\acluster\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\acluster\"\x90\x03\n" +
 	"\x1bFleetSqlServiceQueryRequest\x12>\n" +
 	"\bselector\x18\x01 \x01(\v2\".tenantry.gateway.v1.FleetSelectorR\bselector\x12\x1d\n" +
-	"\x03sql\x18\x02 \x01(\tB\v\xbaH\br\x06\x10\x01(\x80\x80@R\x03sql\"\xa0\x01\n" +
+	"\x03sql\x18\x02 \x01(\tB\v\xbaH\br\x06\x10\x01(\x80\x80\x04R\x03sql\x12=\n" +
+	"\x06params\x18\x03 \x03(\v2\x1a.tenantry.gateway.v1.ValueB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x06params\x129\n" +
+	"\x13max_rows_per_tenant\x18\x04 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00R\x10maxRowsPerTenant\x12A\n" +
+	"\x17concurrency_per_cluster\x18\x05 \x01(\x05B\t\xbaH\x06\x1a\x04\x18\x10(\x00R\x15concurrencyPerCluster\x12U\n" +
+	"\x11statement_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\xd8\x04*\x00R\x10statementTimeout\"\xb5\x02\n" +
 	"\x1cFleetSqlServiceQueryResponse\x12\x1d\n" +
 	"\n" +
-	"company_id\x18\x01 \x01(\tR\tcompanyId\x12\x18\n" +
-	"\acolumns\x18\x02 \x03(\tR\acolumns\x121\n" +
-	"\x04rows\x18\x03 \x03(\v2\x1d.tenantry.gateway.v1.FleetRowR\x04rows\x12\x14\n" +
-	"\x05error\x18\x04 \x01(\tR\x05error\"\"\n" +
-	"\bFleetRow\x12\x16\n" +
-	"\x06values\x18\x01 \x03(\tR\x06values2\x81\x01\n" +
+	"company_id\x18\x01 \x01(\tR\tcompanyId\x12\x12\n" +
+	"\x04slug\x18\x02 \x01(\tR\x04slug\x125\n" +
+	"\acolumns\x18\x03 \x03(\v2\x1b.tenantry.gateway.v1.ColumnR\acolumns\x12,\n" +
+	"\x04rows\x18\x04 \x03(\v2\x18.tenantry.gateway.v1.RowR\x04rows\x12\x1c\n" +
+	"\ttruncated\x18\x05 \x01(\bR\ttruncated\x125\n" +
+	"\x05error\x18\x06 \x01(\v2\x1f.tenantry.gateway.v1.FleetErrorR\x05error\x12\x12\n" +
+	"\x04done\x18\a \x01(\x05R\x04done\x12\x14\n" +
+	"\x05total\x18\b \x01(\x05R\x05total\"\xc6\x01\n" +
+	"\n" +
+	"FleetError\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12I\n" +
+	"\bmetadata\x18\x03 \x03(\v2-.tenantry.gateway.v1.FleetError.MetadataEntryR\bmetadata\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\x81\x01\n" +
 	"\x0fFleetSqlService\x12n\n" +
 	"\x05Query\x120.tenantry.gateway.v1.FleetSqlServiceQueryRequest\x1a1.tenantry.gateway.v1.FleetSqlServiceQueryResponse0\x01B\xdf\x01\n" +
 	"\x17com.tenantry.gateway.v1B\rFleetSqlProtoP\x01ZGgithub.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1;gatewayv1\xa2\x02\x03TGX\xaa\x02\x13Tenantry.Gateway.V1\xca\x02\x13Tenantry\\Gateway\\V1\xe2\x02\x1fTenantry\\Gateway\\V1\\GPBMetadata\xea\x02\x15Tenantry::Gateway::V1b\x06proto3"
@@ -286,23 +396,33 @@ func file_tenantry_gateway_v1_fleet_sql_proto_rawDescGZIP() []byte {
 	return file_tenantry_gateway_v1_fleet_sql_proto_rawDescData
 }
 
-var file_tenantry_gateway_v1_fleet_sql_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_tenantry_gateway_v1_fleet_sql_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_tenantry_gateway_v1_fleet_sql_proto_goTypes = []any{
 	(*FleetSelector)(nil),                // 0: tenantry.gateway.v1.FleetSelector
 	(*FleetSqlServiceQueryRequest)(nil),  // 1: tenantry.gateway.v1.FleetSqlServiceQueryRequest
 	(*FleetSqlServiceQueryResponse)(nil), // 2: tenantry.gateway.v1.FleetSqlServiceQueryResponse
-	(*FleetRow)(nil),                     // 3: tenantry.gateway.v1.FleetRow
+	(*FleetError)(nil),                   // 3: tenantry.gateway.v1.FleetError
+	nil,                                  // 4: tenantry.gateway.v1.FleetError.MetadataEntry
+	(*Value)(nil),                        // 5: tenantry.gateway.v1.Value
+	(*durationpb.Duration)(nil),          // 6: google.protobuf.Duration
+	(*Column)(nil),                       // 7: tenantry.gateway.v1.Column
+	(*Row)(nil),                          // 8: tenantry.gateway.v1.Row
 }
 var file_tenantry_gateway_v1_fleet_sql_proto_depIdxs = []int32{
 	0, // 0: tenantry.gateway.v1.FleetSqlServiceQueryRequest.selector:type_name -> tenantry.gateway.v1.FleetSelector
-	3, // 1: tenantry.gateway.v1.FleetSqlServiceQueryResponse.rows:type_name -> tenantry.gateway.v1.FleetRow
-	1, // 2: tenantry.gateway.v1.FleetSqlService.Query:input_type -> tenantry.gateway.v1.FleetSqlServiceQueryRequest
-	2, // 3: tenantry.gateway.v1.FleetSqlService.Query:output_type -> tenantry.gateway.v1.FleetSqlServiceQueryResponse
-	3, // [3:4] is the sub-list for method output_type
-	2, // [2:3] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	5, // 1: tenantry.gateway.v1.FleetSqlServiceQueryRequest.params:type_name -> tenantry.gateway.v1.Value
+	6, // 2: tenantry.gateway.v1.FleetSqlServiceQueryRequest.statement_timeout:type_name -> google.protobuf.Duration
+	7, // 3: tenantry.gateway.v1.FleetSqlServiceQueryResponse.columns:type_name -> tenantry.gateway.v1.Column
+	8, // 4: tenantry.gateway.v1.FleetSqlServiceQueryResponse.rows:type_name -> tenantry.gateway.v1.Row
+	3, // 5: tenantry.gateway.v1.FleetSqlServiceQueryResponse.error:type_name -> tenantry.gateway.v1.FleetError
+	4, // 6: tenantry.gateway.v1.FleetError.metadata:type_name -> tenantry.gateway.v1.FleetError.MetadataEntry
+	1, // 7: tenantry.gateway.v1.FleetSqlService.Query:input_type -> tenantry.gateway.v1.FleetSqlServiceQueryRequest
+	2, // 8: tenantry.gateway.v1.FleetSqlService.Query:output_type -> tenantry.gateway.v1.FleetSqlServiceQueryResponse
+	8, // [8:9] is the sub-list for method output_type
+	7, // [7:8] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_tenantry_gateway_v1_fleet_sql_proto_init() }
@@ -310,13 +430,14 @@ func file_tenantry_gateway_v1_fleet_sql_proto_init() {
 	if File_tenantry_gateway_v1_fleet_sql_proto != nil {
 		return
 	}
+	file_tenantry_gateway_v1_sql_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenantry_gateway_v1_fleet_sql_proto_rawDesc), len(file_tenantry_gateway_v1_fleet_sql_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

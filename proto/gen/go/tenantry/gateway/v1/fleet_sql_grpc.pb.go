@@ -28,8 +28,17 @@ const (
 //
 // FleetSqlService reads many tenants at once. Operators only.
 type FleetSqlServiceClient interface {
-	// Query runs one read-only statement over many tenants and streams rows tagged with their company, and an error for
-	// each tenant that gave one. UNIMPLEMENTED `NOT_IMPLEMENTED` in this version.
+	// Query runs one read-only statement on many tenants' databases, a few at a time, and streams a message for each tenant
+	// as it is done: its rows, or why it gave none. A tenant that fails, is closed or takes too long holds up nobody.
+	//
+	// Each tenant's statement runs as the tenant's own role in a read-only transaction that is rolled back, so it cannot
+	// change anything. Only statements that return rows are run. Before the first of them the query is written into the
+	// audit log as `fleet.queried`, with who asked, the statement, the selector and how many tenants; where that cannot be
+	// done nothing runs.
+	//
+	// Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND` when the selector names one that does not exist;
+	// UNAVAILABLE `COMPANY_NOT_READY` before this gateway knows the companies, `UNAVAILABLE` when the audit log cannot be
+	// written.
 	Query(ctx context.Context, in *FleetSqlServiceQueryRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FleetSqlServiceQueryResponse], error)
 }
 
@@ -66,8 +75,17 @@ type FleetSqlService_QueryClient = grpc.ServerStreamingClient[FleetSqlServiceQue
 //
 // FleetSqlService reads many tenants at once. Operators only.
 type FleetSqlServiceServer interface {
-	// Query runs one read-only statement over many tenants and streams rows tagged with their company, and an error for
-	// each tenant that gave one. UNIMPLEMENTED `NOT_IMPLEMENTED` in this version.
+	// Query runs one read-only statement on many tenants' databases, a few at a time, and streams a message for each tenant
+	// as it is done: its rows, or why it gave none. A tenant that fails, is closed or takes too long holds up nobody.
+	//
+	// Each tenant's statement runs as the tenant's own role in a read-only transaction that is rolled back, so it cannot
+	// change anything. Only statements that return rows are run. Before the first of them the query is written into the
+	// audit log as `fleet.queried`, with who asked, the statement, the selector and how many tenants; where that cannot be
+	// done nothing runs.
+	//
+	// Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND` when the selector names one that does not exist;
+	// UNAVAILABLE `COMPANY_NOT_READY` before this gateway knows the companies, `UNAVAILABLE` when the audit log cannot be
+	// written.
 	Query(*FleetSqlServiceQueryRequest, grpc.ServerStreamingServer[FleetSqlServiceQueryResponse]) error
 	mustEmbedUnimplementedFleetSqlServiceServer()
 }

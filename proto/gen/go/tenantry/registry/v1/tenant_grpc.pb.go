@@ -87,7 +87,7 @@ type TenantServiceClient interface {
 	// answers the same once it has the new one. NOT_FOUND `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND`; FAILED_PRECONDITION
 	// `DATABASE_CHANGED` when it has neither.
 	SwitchDatabase(ctx context.Context, in *SwitchDatabaseRequest, opts ...grpc.CallOption) (*SwitchDatabaseResponse, error)
-	// RecordEvent writes what a provisioner did for somebody into the audit log. Not repeatable.
+	// RecordEvent writes what a provisioner or a gateway does for somebody into the audit log. Not repeatable.
 	RecordEvent(ctx context.Context, in *RecordEventRequest, opts ...grpc.CallOption) (*RecordEventResponse, error)
 }
 
@@ -300,7 +300,7 @@ type TenantServiceServer interface {
 	// answers the same once it has the new one. NOT_FOUND `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND`; FAILED_PRECONDITION
 	// `DATABASE_CHANGED` when it has neither.
 	SwitchDatabase(context.Context, *SwitchDatabaseRequest) (*SwitchDatabaseResponse, error)
-	// RecordEvent writes what a provisioner did for somebody into the audit log. Not repeatable.
+	// RecordEvent writes what a provisioner or a gateway does for somebody into the audit log. Not repeatable.
 	RecordEvent(context.Context, *RecordEventRequest) (*RecordEventResponse, error)
 	mustEmbedUnimplementedTenantServiceServer()
 }
