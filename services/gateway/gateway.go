@@ -27,6 +27,7 @@ import (
 	"github.com/tenantry/tenantry/services/gateway/internal/sqlapi"
 	"github.com/tenantry/tenantry/services/internal/credential"
 	"github.com/tenantry/tenantry/services/internal/fault"
+	"github.com/tenantry/tenantry/services/internal/metrics"
 	"github.com/tenantry/tenantry/services/internal/rpc"
 	"github.com/tenantry/tenantry/services/internal/token"
 )
@@ -55,6 +56,8 @@ type Config struct {
 	Instance string
 	// StatementTimeout is the longest that one call's SQL may run; 0 means 30 seconds.
 	StatementTimeout time.Duration
+	// Metrics are what the process tells; nil means nobody listens.
+	Metrics *metrics.Metrics
 	// Logger gets the logs.
 	Logger *zap.Logger
 }
@@ -116,7 +119,7 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 		return nil, err
 	}
 	g.server, err = rpc.NewServer(rpc.Config{Name: "gateway", TLS: cfg.TLS, Access: access, Authenticate: g.sessions.Authenticate, Logger: cfg.Logger,
-		Options: g.forward.Options()})
+		Options: g.forward.Options(), Observe: cfg.Metrics.Calls("gateway")})
 	if err != nil {
 		return nil, err
 	}
@@ -125,6 +128,7 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 	gatewayv1.RegisterFleetSqlServiceServer(g.server, fleet)
 	gatewayv1.RegisterWhoAmIServiceServer(g.server, &whoAmI{routes: g.routes})
 	registryv1.RegisterSessionServiceServer(g.server, &sessionProxy{registry: sessions, keys: signer.Keys()})
+	g.observe(cfg.Metrics)
 	return g, nil
 }
 

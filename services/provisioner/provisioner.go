@@ -18,6 +18,7 @@ import (
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
 	"github.com/tenantry/tenantry/services/internal/atlascli"
 	"github.com/tenantry/tenantry/services/internal/credential"
+	"github.com/tenantry/tenantry/services/internal/metrics"
 	"github.com/tenantry/tenantry/services/internal/migrate"
 	"github.com/tenantry/tenantry/services/internal/pg"
 	"github.com/tenantry/tenantry/services/internal/rpc"
@@ -27,6 +28,7 @@ import (
 	"github.com/tenantry/tenantry/services/provisioner/internal/fleet"
 	"github.com/tenantry/tenantry/services/provisioner/internal/gate"
 	"github.com/tenantry/tenantry/services/provisioner/internal/jobs"
+	"github.com/tenantry/tenantry/services/provisioner/internal/observe"
 	"github.com/tenantry/tenantry/services/provisioner/internal/plugin"
 	"github.com/tenantry/tenantry/services/provisioner/internal/pool"
 	"github.com/tenantry/tenantry/services/provisioner/internal/release"
@@ -65,6 +67,8 @@ type Config struct {
 	Spares int
 	// Instance names this copy among others.
 	Instance string
+	// Metrics are what the process tells; nil means nobody listens.
+	Metrics *metrics.Metrics
 	// Logger gets the logs.
 	Logger *zap.Logger
 }
@@ -161,13 +165,14 @@ func New(ctx context.Context, cfg Config) (_ *Provisioner, err error) {
 	if err := p.jobs.Open(); err != nil {
 		return nil, err
 	}
-	if p.server, err = rpc.NewServer(rpc.Config{Name: "provisioner", TLS: cfg.TLS, Access: access, Logger: cfg.Logger}); err != nil {
+	if p.server, err = rpc.NewServer(rpc.Config{Name: "provisioner", TLS: cfg.TLS, Access: access, Logger: cfg.Logger, Observe: cfg.Metrics.Calls("provisioner")}); err != nil {
 		return nil, err
 	}
 	services := &server.Server{Tenants: tenants, Clusters: p.clusters, Releases: p.releases, Source: source, Signups: p.signups, Migrator: migrator,
 		Rollouts: rollouts, Runner: p.rollouts, Plugins: plugin.NewManager(p.clusters, tenants), Removals: removals, Backups: backups,
 		Doctor: doctor.New(p.db, tenants, p.clusters, p.releases), Atlas: atlas, Gate: gate.New(p.db, p.releases, p.clusters, atlas), Stopping: p.stopping}
 	services.Register(p.server)
+	observe.Register(cfg.Metrics, p.db)
 	return p, nil
 }
 

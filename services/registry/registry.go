@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tenantry/tenantry/services/internal/credential"
+	"github.com/tenantry/tenantry/services/internal/metrics"
 	"github.com/tenantry/tenantry/services/internal/migrate"
 	"github.com/tenantry/tenantry/services/internal/pg"
 	"github.com/tenantry/tenantry/services/internal/rpc"
@@ -35,6 +36,8 @@ type Config struct {
 	DSN string
 	// SigningKeys are paths of Ed25519 keys in PEM: the first signs access tokens, all verify them.
 	SigningKeys []string
+	// Metrics are what the process tells; nil means nobody listens.
+	Metrics *metrics.Metrics
 	// Logger gets the logs.
 	Logger *zap.Logger
 }
@@ -84,13 +87,27 @@ func New(ctx context.Context, cfg Config) (*Registry, error) {
 	s := store.New(pool)
 	r := &Registry{cfg: cfg, pool: pool, feed: feed.New(s, cfg.Logger)}
 	services := server.New(s, r.feed, hasher, signer)
-	r.server, err = rpc.NewServer(rpc.Config{Name: "registry", TLS: cfg.TLS, Access: access, Authenticate: services.Authenticate, Logger: cfg.Logger})
+	r.server, err = rpc.NewServer(rpc.Config{Name: "registry", TLS: cfg.TLS, Access: access, Authenticate: services.Authenticate, Logger: cfg.Logger,
+		Observe: cfg.Metrics.Calls("registry")})
 	if err != nil {
 		pool.Close()
 		return nil, err
 	}
 	services.Register(r.server)
+	r.observe(cfg.Metrics)
 	return r, nil
+}
+
+// observe adds what the registry has to tell.
+func (r *Registry) observe(m *metrics.Metrics) {
+	m.Gauge("registry_watchers", "Gateways that follow the routes from this copy.", nil, func(context.Context) ([]metrics.Sample, error) {
+		watchers, _ := r.feed.Stats()
+		return []metrics.Sample{{Value: float64(watchers)}}, nil
+	})
+	m.Gauge("registry_route_sequence", "Number of the newest route event that this copy has read.", nil, func(context.Context) ([]metrics.Sample, error) {
+		_, newest := r.feed.Stats()
+		return []metrics.Sample{{Value: float64(newest)}}, nil
+	})
 }
 
 // Run serves until the context ends, and closes the listener and what New opened.

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tenantry/tenantry/services/gateway"
+	"github.com/tenantry/tenantry/services/internal/metrics"
 )
 
 // Config says what to run. Dir must be given.
@@ -32,6 +33,8 @@ type Config struct {
 	Spares int
 	// Upstreams are the services that the gateway forwards to.
 	Upstreams []gateway.Upstream
+	// Metrics are what the process tells; nil means nobody listens.
+	Metrics *metrics.Metrics
 	// Logger gets the services' logs; nil means none. PostgreSQL's log is a file in Dir.
 	Logger *zap.Logger
 }

@@ -55,6 +55,7 @@ func (s *Server) startRegistry(ctx context.Context, cfg Config, ports *listeners
 		TLS:         keys.registry,
 		DSN:         s.env.RegistryDSN,
 		SigningKeys: []string{keys.accessKey},
+		Metrics:     cfg.Metrics,
 		Logger:      cfg.Logger.Named("registry"),
 	})
 	if err != nil {
@@ -99,6 +100,7 @@ func (s *Server) startProvisioner(ctx context.Context, cfg Config, ports *listen
 		Migrations: cfg.Migrations,
 		Spares:     cfg.Spares,
 		Instance:   instance(),
+		Metrics:    cfg.Metrics,
 		Logger:     cfg.Logger.Named("provisioner"),
 	})
 	if err != nil {
@@ -119,6 +121,7 @@ func (s *Server) startGateway(ctx context.Context, cfg Config, ports *listeners,
 		SigningKeys: []string{keys.assertionKey},
 		Upstreams:   cfg.Upstreams,
 		Instance:    instance(),
+		Metrics:     cfg.Metrics,
 		Logger:      cfg.Logger.Named("gateway"),
 	})
 	if err != nil {

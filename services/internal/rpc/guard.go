@@ -30,6 +30,30 @@ type guard struct {
 	cfg       Config
 	validator protovalidate.Validator
 	log       *zap.Logger
+	// served are the methods of the services that are registered; set before the first call.
+	served map[string]bool
+}
+
+// serves says what is served, so that nobody can make up names to be counted under.
+func (g *guard) serves(services map[string]grpc.ServiceInfo) {
+	g.served = map[string]bool{}
+	for service, info := range services {
+		for _, m := range info.Methods {
+			g.served["/"+service+"/"+m.Name] = true
+		}
+	}
+}
+
+// observe counts a call.
+func (c *call) observe(code codes.Code) {
+	if c.cfg.Observe == nil {
+		return
+	}
+	method := c.method
+	if !c.served[method] {
+		method = "forwarded"
+	}
+	c.cfg.Observe(method, code, time.Since(c.start))
 }
 
 func (g *guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
@@ -137,12 +161,14 @@ func (c *call) end(err error, panicked any) error {
 		fields = append(fields, zap.Stringer("company", c.caller.CompanyID))
 	}
 	if err == nil {
+		c.observe(codes.OK)
 		c.log.Debug("call", append(fields, zap.Stringer("code", codes.OK))...)
 		return nil
 	}
 	// A service's own database that is away for a moment is no fault inside: who asks again will have its answer.
 	err = pg.Unavailable(err)
 	f := fault.From(err)
+	c.observe(f.Code)
 	fields = append(fields, zap.Stringer("code", f.Code), zap.String("reason", f.Reason), zap.Error(err))
 	switch f.Code {
 	case codes.Internal, codes.Unknown, codes.DataLoss:

@@ -41,8 +41,10 @@ type Feed struct {
 	mu     sync.Mutex
 	events []*registryv1.WatchRoutesResponse // without gaps
 	last   int64                             // sequence that has been read
-	ready  bool
-	news   chan struct{} // closed and replaced when there is something new
+	// watchers is how many are being served.
+	watchers int
+	ready    bool
+	news     chan struct{} // closed and replaced when there is something new
 }
 
 // New returns a feed of a store's events.
@@ -160,6 +162,8 @@ func (f *Feed) after(sequence int64) (events []*registryv1.WatchRoutesResponse, 
 // Watch sends a snapshot, unless it can resume after a sequence, and then every change, in order and without a gap, until
 // the context ends or sending fails. When the feed ends it is UNAVAILABLE: another copy of the registry goes on.
 func (f *Feed) Watch(ctx context.Context, after int64, send func(*registryv1.WatchRoutesResponse) error) error {
+	f.count(1)
+	defer f.count(-1)
 	at := after
 	if at == 0 {
 		var err error
@@ -206,6 +210,19 @@ func (f *Feed) Watch(ctx context.Context, after int64, send func(*registryv1.Wat
 			return fault.New(codes.Unavailable, fault.Unavailable, "this copy of the registry is stopping").RetryIn(heartbeat)
 		}
 	}
+}
+
+func (f *Feed) count(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.watchers += n
+}
+
+// Stats returns how many watchers there are, and the sequence of the newest event.
+func (f *Feed) Stats() (watchers int, newest int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.watchers, f.last
 }
 
 func checkpoint(at int64) *registryv1.WatchRoutesResponse {

@@ -13,6 +13,7 @@ import (
 // devCmd is `tenantry dev`.
 type devCmd struct {
 	logFlags `set:"log_format=console"`
+	metricsFlags
 	upstreamFlags
 	Data           string `name:"data" default:".tenantry" type:"path" placeholder:"DIR" help:"Data directory: the database, certificates, keys and dev.env. Made where it is missing. Default: ${default}."`
 	EphemeralPorts bool   `name:"ephemeral-ports" help:"Listen on free ports instead of 7400 (gateway), 7401 (registry), 7402 (provisioner) and 7432 (PostgreSQL); dev.env says which."`
@@ -38,7 +39,7 @@ With grpcurl:
 }
 
 // Run runs until it is interrupted.
-func (c *devCmd) Run(ctx context.Context, a *app) (err error) {
+func (c *devCmd) Run(ctx context.Context, a *app) error {
 	upstreams, err := c.upstreams()
 	if err != nil {
 		return err
@@ -55,6 +56,15 @@ func (c *devCmd) Run(ctx context.Context, a *app) (err error) {
 	if c.EphemeralPorts {
 		cfg.Ports = devserver.Ports{}
 	}
+	e, err := c.expose(ctx)
+	if err != nil {
+		return err
+	}
+	cfg.Metrics = e.metrics
+	return e.beside(ctx, log, func() error { return c.run(ctx, a, cfg, e) })
+}
+
+func (c *devCmd) run(ctx context.Context, a *app, cfg devserver.Config, e exposed) (err error) {
 	s, err := devserver.Start(ctx, cfg)
 	if errors.Is(err, devserver.ErrRunning) || errors.Is(err, pgserver.ErrOwned) {
 		return usagef("Use that one, stop it, or choose another directory with --data.", "%v", err)
@@ -63,15 +73,18 @@ func (c *devCmd) Run(ctx context.Context, a *app) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Stop()) }()
-	if err := c.greet(a, s); err != nil {
+	if err := c.greet(a, s, e); err != nil {
 		return err
 	}
 	return s.Wait(ctx)
 }
 
-func (c *devCmd) greet(a *app, s *devserver.Server) error {
+func (c *devCmd) greet(a *app, s *devserver.Server, e exposed) error {
 	env := s.Environment()
-	find := ""
+	find, scrape := "", ""
+	if e.listener != nil {
+		scrape = "\n  metrics      http://" + e.listener.Addr().String() + "/metrics"
+	}
 	if usual, err := filepath.Abs(devEnv); err != nil || usual != s.EnvironmentFile() {
 		find = "\n  export TENANTRY_ENV=" + s.EnvironmentFile()
 	}
@@ -81,7 +94,7 @@ func (c *devCmd) greet(a *app, s *devserver.Server) error {
   registry     %s
   provisioner  %s
   PostgreSQL   psql "$TENANTRY_ADMIN_DSN"
-  settings     %s
+  settings     %s%s
 
 Next, in another terminal in this directory:
 %s
@@ -90,7 +103,7 @@ Next, in another terminal in this directory:
   tenantry status
 
 ^C stops everything; %s.
-`, s.Took().Seconds(), env.Gateway, env.Registry, env.Provisioner, s.EnvironmentFile(), find, c.kept())
+`, s.Took().Seconds(), env.Gateway, env.Registry, env.Provisioner, s.EnvironmentFile(), scrape, find, c.kept())
 }
 
 // kept tells what becomes of the data.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tenantry/tenantry/services/gateway"
 	"github.com/tenantry/tenantry/services/internal/credential"
+	"github.com/tenantry/tenantry/services/internal/metrics"
 )
 
 // gatewayCmd is `tenantry gateway`.
@@ -43,8 +44,8 @@ func (c *gatewayCmd) Run(ctx context.Context) error {
 	if cfg.Instance, err = instanceName(c.Instance); err != nil {
 		return err
 	}
-	return c.serve(ctx, func(ctx context.Context, log *zap.Logger) (service, error) {
-		cfg.Logger = log
+	return c.serve(ctx, func(ctx context.Context, log *zap.Logger, m *metrics.Metrics) (service, error) {
+		cfg.Logger, cfg.Metrics = log, m
 		return gateway.New(ctx, cfg)
 	})
 }

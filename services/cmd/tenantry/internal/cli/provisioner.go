@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tenantry/tenantry/services/internal/credential"
+	"github.com/tenantry/tenantry/services/internal/metrics"
 	"github.com/tenantry/tenantry/services/provisioner"
 )
 
@@ -55,8 +56,8 @@ func (c *provisionerCmd) Run(ctx context.Context) error {
 			return err
 		}
 	}
-	return c.serve(ctx, func(ctx context.Context, log *zap.Logger) (service, error) {
-		cfg.Logger = log
+	return c.serve(ctx, func(ctx context.Context, log *zap.Logger, m *metrics.Metrics) (service, error) {
+		cfg.Logger, cfg.Metrics = log, m
 		return provisioner.New(ctx, cfg)
 	})
 }

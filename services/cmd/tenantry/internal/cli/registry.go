@@ -6,6 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tenantry/tenantry/services/internal/metrics"
 	"github.com/tenantry/tenantry/services/registry"
 )
 
@@ -33,8 +34,8 @@ func (c *registryCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.serve(ctx, func(ctx context.Context, log *zap.Logger) (service, error) {
-		return registry.New(ctx, registry.Config{TLS: c.tls(), DSN: dsn, SigningKeys: c.SigningKey, Logger: log})
+	return c.serve(ctx, func(ctx context.Context, log *zap.Logger, m *metrics.Metrics) (service, error) {
+		return registry.New(ctx, registry.Config{TLS: c.tls(), DSN: dsn, SigningKeys: c.SigningKey, Metrics: m, Logger: log})
 	})
 }
 

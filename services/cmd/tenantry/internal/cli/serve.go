@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/tenantry/tenantry/services/internal/metrics"
 	"github.com/tenantry/tenantry/services/internal/rpc"
 )
 
@@ -37,9 +38,55 @@ func (f logFlags) logger() (*zap.Logger, error) {
 	return cfg.Build()
 }
 
+// metricsFlags say whether and where Prometheus finds the process.
+type metricsFlags struct {
+	Metrics string `name:"metrics" placeholder:"HOST:PORT" env:"TENANTRY_METRICS" group:"Metrics:" help:"Answer Prometheus at http://HOST:PORT/metrics. There is no login, so choose an address that only it can reach. Default: nowhere."`
+	Pprof   bool   `name:"pprof" env:"TENANTRY_PPROF" group:"Metrics:" help:"Profiles of the program at /debug/pprof/ of that address, which must be a loopback one."`
+}
+
+// exposed is metrics and where they are served; none when the address is empty.
+type exposed struct {
+	metrics  *metrics.Metrics
+	listener net.Listener
+	profiles bool
+}
+
+// expose takes the address.
+func (f metricsFlags) expose(ctx context.Context) (exposed, error) {
+	if f.Metrics == "" {
+		if f.Pprof {
+			return exposed{}, usagef("For example --metrics 127.0.0.1:7409.", "--pprof: got no --metrics, on whose address it would be")
+		}
+		return exposed{}, nil
+	}
+	var config net.ListenConfig
+	l, err := config.Listen(ctx, "tcp", f.Metrics)
+	if err != nil {
+		return exposed{}, usagef("Choose another address with --metrics.", "--metrics: %v", err)
+	}
+	if address, ok := l.Addr().(*net.TCPAddr); f.Pprof && (!ok || !address.IP.IsLoopback()) {
+		return exposed{}, errors.Join(usagef("For example --metrics 127.0.0.1:7409.", "--pprof: got --metrics %s, want a loopback address: profiles are for nobody else", f.Metrics), l.Close())
+	}
+	return exposed{metrics.New(), l, f.Pprof}, nil
+}
+
+// beside runs f with the metrics served beside it, and stops them when it has ended.
+func (e exposed) beside(ctx context.Context, log *zap.Logger, f func() error) error {
+	if e.metrics == nil {
+		return f()
+	}
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	served := make(chan error, 1)
+	go func() { served <- e.metrics.Serve(ctx, e.listener, e.profiles, log.Named("metrics")) }()
+	err := f()
+	stop()
+	return errors.Join(err, <-served)
+}
+
 // serverFlags are those of every service.
 type serverFlags struct {
 	logFlags
+	metricsFlags
 	Listen  string `name:"listen" default:":${port}" placeholder:"HOST:PORT" env:"TENANTRY_LISTEN" help:"Where to answer calls. Default: ${default}."`
 	TLSCA   string `name:"tls-ca" required:"" type:"path" placeholder:"FILE" env:"TENANTRY_TLS_CA" help:"Certificate of the authority that signed everyone's."`
 	TLSCert string `name:"tls-cert" required:"" type:"path" placeholder:"FILE" env:"TENANTRY_TLS_CERT" help:"This service's certificate."`
@@ -54,7 +101,7 @@ type service interface {
 }
 
 // serve takes the address, makes the service and runs it until the context ends.
-func (f serverFlags) serve(ctx context.Context, begin func(ctx context.Context, log *zap.Logger) (service, error)) error {
+func (f serverFlags) serve(ctx context.Context, begin func(ctx context.Context, log *zap.Logger, m *metrics.Metrics) (service, error)) error {
 	log, err := f.logger()
 	if err != nil {
 		return err
@@ -65,11 +112,17 @@ func (f serverFlags) serve(ctx context.Context, begin func(ctx context.Context, 
 	if err != nil {
 		return usagef("Choose another address with --listen.", "listen: %v", err)
 	}
-	s, err := begin(ctx, log)
+	e, err := f.expose(ctx)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	return s.Run(ctx, l)
+	return e.beside(ctx, log, func() error {
+		s, err := begin(ctx, log, e.metrics)
+		if err != nil {
+			return errors.Join(err, l.Close())
+		}
+		return s.Run(ctx, l)
+	})
 }
 
 // instanceName is the name of this copy: as given, or the host's, which orchestrators make unique.

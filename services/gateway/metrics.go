@@ -1,0 +1,42 @@
+package gateway
+
+import (
+	"context"
+
+	"github.com/tenantry/tenantry/services/gateway/internal/conns"
+	"github.com/tenantry/tenantry/services/gateway/internal/routes"
+	"github.com/tenantry/tenantry/services/internal/metrics"
+)
+
+// observe adds what the gateway has to tell.
+func (g *Gateway) observe(m *metrics.Metrics) {
+	m.Gauge("gateway_routes", "Companies whose route is known.", nil, func(context.Context) ([]metrics.Sample, error) {
+		known := 0
+		g.routes.Each(func(*routes.Route) bool { known++; return true })
+		return []metrics.Sample{{Value: float64(known)}}, nil
+	})
+	m.Gauge("gateway_routes_age_seconds", "How long ago the registry last said something; missing before it ever did.", nil, func(context.Context) ([]metrics.Sample, error) {
+		age := g.routes.Age()
+		if age < 0 {
+			return nil, nil
+		}
+		return []metrics.Sample{{Value: age.Seconds()}}, nil
+	})
+	for _, c := range []struct {
+		name, help string
+		of         func(conns.Stats) int
+	}{
+		{"gateway_connections_budget", "Server connections that this copy may have, by cluster.", func(s conns.Stats) int { return s.Budget }},
+		{"gateway_connections_open", "Server connections that this copy has, by cluster.", func(s conns.Stats) int { return s.Open }},
+		{"gateway_connections_used", "Those of the open ones that are not idle, by cluster.", func(s conns.Stats) int { return s.Open - s.Idle }},
+		{"gateway_connections_waiting", "Calls that wait for a connection, by cluster.", func(s conns.Stats) int { return s.Waiting }},
+	} {
+		m.Gauge(c.name, c.help, []string{"cluster"}, func(context.Context) ([]metrics.Sample, error) {
+			var samples []metrics.Sample
+			for name, s := range g.pools.Stats() {
+				samples = append(samples, metrics.Sample{Value: float64(c.of(s)), Labels: []string{name}})
+			}
+			return samples, nil
+		})
+	}
+}
