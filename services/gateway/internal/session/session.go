@@ -1,6 +1,7 @@
 // Package session finds out who calls the gateway, and for which company: an access token is verified offline, an API key
-// is asked about once and remembered, an upstream shows the assertion that it was given, and an operator a certificate.
-// The company of a call comes from here and from nothing else.
+// is asked about, an upstream shows the assertion that it was given, and an operator a certificate. What was found good is
+// remembered for as long as it is; what was revoked is refused all the same. The company of a call comes from here and from
+// nothing else.
 //
 // Whether that company is open is package routes' to know; Authenticate asks it, so that a call of a closed company never
 // gets further.
@@ -55,8 +56,9 @@ type Sessions struct {
 	keysMu   sync.Mutex
 	keysAt   time.Time
 
-	apiKeys *otter.Cache[credential.Hash, *apiKey]
-	revoked sync.Map // uuid.UUID of a session or API key → time.Time until when to remember
+	verified *verified
+	apiKeys  *otter.Cache[credential.Hash, *apiKey]
+	revoked  sync.Map // uuid.UUID of a session or API key → time.Time until when to remember
 }
 
 // apiKey is what the registry said of a key; nil caller means that it does not work.
@@ -76,7 +78,12 @@ func New(sessions registryv1.SessionServiceClient, routes registryv1.RouteServic
 	if err != nil {
 		return nil, err
 	}
-	s := &Sessions{sessions: sessions, routes: routes, assertions: token.NewVerifier(signer.Keys()...), assertion: assertion, open: open, log: log, apiKeys: cache}
+	verified, err := newVerified()
+	if err != nil {
+		return nil, err
+	}
+	s := &Sessions{sessions: sessions, routes: routes, assertions: token.NewVerifier(signer.Keys()...), assertion: assertion, open: open, log: log,
+		verified: verified, apiKeys: cache}
 	s.verifier.Store(token.NewVerifier())
 	return s, nil
 }
@@ -84,6 +91,7 @@ func New(sessions registryv1.SessionServiceClient, routes registryv1.RouteServic
 // Run forgets what need not be remembered, until the context ends.
 func (s *Sessions) Run(ctx context.Context) {
 	defer s.apiKeys.StopAllGoroutines()
+	defer s.verified.close()
 	tick := time.NewTicker(forgetEvery)
 	defer tick.Stop()
 	for {
@@ -156,11 +164,17 @@ func (s *Sessions) upstream(certified identity.Caller, assertions []string) (ide
 		return identity.Caller{}, fault.New(codes.Unauthenticated, fault.CredentialsMissing,
 			"an upstream calls with the one `%s` that came with the call it answers", s.assertion)
 	}
+	p := proof{credential.HashOf(assertions[0]), certified.Name}
+	if known, ok := s.verified.get(p, s.assertions); ok {
+		return known, nil
+	}
 	claims, err := s.assertions.VerifyAssertion(assertions[0], certified.Name)
 	if err != nil {
 		return identity.Caller{}, err
 	}
-	return callerOf(identity.Upstream, certified.Name, claims), nil
+	caller := callerOf(identity.Upstream, certified.Name, claims)
+	s.verified.put(p, caller, s.assertions)
+	return caller, nil
 }
 
 func callerOf(kind identity.Kind, name string, c token.Claims) identity.Caller {
@@ -168,16 +182,29 @@ func callerOf(kind identity.Kind, name string, c token.Claims) identity.Caller {
 		Roles: c.Roles, ExpiresAt: c.ExpiresAt}
 }
 
-// token verifies an access token. One that names a key which is not known may be signed with a newer one.
+// token verifies an access token, once for as long as it is good. One that names a key which is not known may be signed
+// with a newer one.
 func (s *Sessions) token(ctx context.Context, certified identity.Caller, signed string) (identity.Caller, error) {
-	claims, err := s.verifier.Load().VerifyAccess(signed)
-	if errors.Is(err, token.ErrUnknownKey) && s.LoadKeys(ctx) {
-		claims, err = s.verifier.Load().VerifyAccess(signed)
+	verifier, p := s.verifier.Load(), proof{token: credential.HashOf(signed)}
+	if known, ok := s.verified.get(p, verifier); ok {
+		known.Name = certified.Name
+		return known, nil
+	}
+	claims, err := verifier.VerifyAccess(signed)
+	if errors.Is(err, token.ErrUnknownKey) {
+		s.LoadKeys(ctx)
+		// Another call may have got them a moment ago, and so this one not.
+		if now := s.verifier.Load(); now != verifier {
+			verifier = now
+			claims, err = verifier.VerifyAccess(signed)
+		}
 	}
 	if err != nil {
 		return identity.Caller{}, err
 	}
-	return callerOf(identity.User, certified.Name, claims), nil
+	caller := callerOf(identity.User, certified.Name, claims)
+	s.verified.put(p, caller, verifier)
+	return caller, nil
 }
 
 // LoadKeys asks the registry for its keys, not too often, and tells whether it got some.

@@ -65,7 +65,7 @@ func (r *registry) ResolveCredential(_ context.Context, q *registryv1.ResolveCre
 
 // fixture is sessions with a registry, and the gateway's own signer.
 type fixture struct {
-	t        *testing.T
+	t        testing.TB
 	registry *registry
 	access   *token.Signer
 	own      *token.Signer
@@ -73,7 +73,7 @@ type fixture struct {
 	closed   sync.Map // companies that may not be served
 }
 
-func start(t *testing.T) *fixture {
+func start(t testing.TB) *fixture {
 	t.Helper()
 	f := &fixture{t: t, registry: &registry{apiKeys: map[credential.Hash]*registryv1.ResolveCredentialResponse{}}, access: signer(t), own: signer(t)}
 	f.registry.keys = f.access.Keys()
@@ -92,7 +92,7 @@ func start(t *testing.T) *fixture {
 	return f
 }
 
-func signer(t *testing.T) *token.Signer {
+func signer(t testing.TB) *token.Signer {
 	t.Helper()
 	s, err := token.NewSigner()
 	require.NoError(t, err)
