@@ -102,7 +102,8 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 		return nil, err
 	}
 	routing, sessions := registryv1.NewRouteServiceClient(g.registry), registryv1.NewSessionServiceClient(g.registry)
-	g.pools = conns.New(conns.Config{MasterKey: cfg.MasterKey, Logger: cfg.Logger})
+	// PostgreSQL's own limit is for statements that nobody is there to cancel, so it is behind the gateway's.
+	g.pools = conns.New(conns.Config{MasterKey: cfg.MasterKey, StatementTimeout: cfg.StatementTimeout + closeTimeout, Logger: cfg.Logger})
 	events := routes.Events{
 		Drain:   g.pools.Drain,
 		Revoked: func(s, k []uuid.UUID, until time.Time) { g.sessions.Revoke(s, k, until) },
@@ -139,7 +140,7 @@ func (g *Gateway) target(r *routes.Route) (conns.Target, error) {
 		return conns.Target{}, fault.New(codes.Unavailable, fault.DatabaseUnavailable, "the company's database server is not known here").RetryIn(time.Second)
 	}
 	t := conns.Target{Cluster: c.GetName(), Host: c.GetHost(), Port: int(c.GetPort()), Budget: int(c.GetConnectionBudget()),
-		DatabaseID: r.DatabaseID, PasswordVersion: r.PasswordVersion, TLS: conns.VerifyFull}
+		DatabaseID: r.DatabaseID, PasswordVersion: r.PasswordVersion, SchemaVersion: r.SchemaVersion, TLS: conns.VerifyFull}
 	switch c.GetTls() {
 	case registryv1.ClusterTls_CLUSTER_TLS_DISABLE:
 		t.TLS = conns.Disable

@@ -10,38 +10,30 @@ import (
 // Drain closes the connections of a database: idle ones now, those in use when they are released. Calls that come later
 // get new ones.
 func (p *Pools) Drain(databaseID uuid.UUID) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	// A database that moved may have connections to two clusters.
-	for _, c := range p.clusters {
-		t := c.tenants[databaseID]
-		if t == nil {
-			continue
-		}
-		t.epoch++
-		for len(t.idle) > 0 {
-			s := t.idle[0]
-			p.unidle(s)
-			p.closeIdle(s)
-		}
+	for _, c := range *p.clusters.Load() {
+		c.drain(databaseID)
 	}
+}
+
+func (c *cluster) drain(databaseID uuid.UUID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.tenants[databaseID]
+	if t == nil {
+		return
+	}
+	t.epoch++
+	for len(t.idle) > 0 {
+		c.bury(t.idle[0])
+	}
+	c.dispatch()
 }
 
 // Close gives out no more connections, closes the idle ones, and waits until those in use were released and closed, or
 // the context ends; what is released later is closed, too. It may be called again, to wait longer.
 func (p *Pools) Close(ctx context.Context) error {
-	p.mu.Lock()
-	if !p.closed {
-		p.closed = true
-		close(p.stop)
-		for _, c := range p.clusters {
-			p.shut(c)
-		}
-		if p.open == 0 {
-			close(p.gone)
-		}
-	}
-	p.mu.Unlock()
+	p.closeOnce()
 	select {
 	case <-p.gone:
 		p.background.Wait()
@@ -51,17 +43,39 @@ func (p *Pools) Close(ctx context.Context) error {
 	}
 }
 
-func (p *Pools) shut(c *cluster) {
-	for len(c.queue) > 0 {
-		w := c.queue[0].first()
-		p.leave(w)
-		p.forget(w.tenant)
-		w.granted <- grant{err: stopping()}
+func (p *Pools) closeOnce() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
 	}
-	for c.idle.Len() > 0 {
-		s := c.idle.Front().Value.(*server)
-		p.unidle(s)
-		p.closeIdle(s)
+	p.closed = true
+	close(p.stop)
+	for _, c := range *p.clusters.Load() {
+		c.close()
+	}
+	p.shut.Store(true)
+	if p.open.Load() == 0 {
+		p.allGone()
+	}
+}
+
+func (p *Pools) allGone() { p.goneOnce.Do(func() { close(p.gone) }) }
+
+func (c *cluster) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	for _, t := range c.tenants {
+		for t.waiters.Len() > 0 {
+			w := t.first()
+			c.leave(w)
+			w.granted <- grant{err: stopping()}
+		}
+		c.forget(t)
+	}
+	for c.idle.n > 0 {
+		c.bury(c.idle.first)
 	}
 }
 
@@ -74,22 +88,18 @@ func (p *Pools) reap() {
 		case <-p.stop:
 			return
 		case <-tick.C:
-			p.reapOnce()
+			for _, c := range *p.clusters.Load() {
+				c.reap()
+			}
 		}
 	}
 }
 
-func (p *Pools) reapOnce() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, c := range p.clusters {
-		for front := c.idle.Front(); front != nil; front = c.idle.Front() {
-			s := front.Value.(*server)
-			if time.Since(s.since) < p.cfg.IdleTimeout {
-				break
-			}
-			p.unidle(s)
-			p.closeIdle(s)
-		}
+func (c *cluster) reap() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.idle.n > 0 && time.Since(c.idle.first.since) >= c.pools.cfg.IdleTimeout {
+		c.bury(c.idle.first)
 	}
+	c.dispatch()
 }

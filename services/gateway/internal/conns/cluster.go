@@ -1,9 +1,9 @@
 package conns
 
 import (
-	"container/heap"
 	"container/list"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -12,314 +12,253 @@ import (
 	"github.com/tenantry/tenantry/services/internal/fault"
 )
 
-// cluster is the connections to one cluster. Pools.mu protects it and all that hangs on it.
+// cluster is the connections to one cluster. Its lock protects it and all that hangs on it; nobody waits while holding it.
 type cluster struct {
-	name    string
-	budget  int
-	open    int // idle, in use, being dialled, being closed
+	pools *Pools
+	name  string
+
+	mu     sync.Mutex
+	closed bool
+	budget int  // the latest Target's
+	leased bool // share counts, too
+	share  int
+
+	open    int // used, idle, or being closed
+	used    int // in use, being dialled, being cleaned or checked, or broken and being closed
 	closing int // those of open that are being closed and make room
+	dialing int
 	waiting int
 	tenants map[uuid.UUID]*tenantConns
-	idle    *list.List // of *server, the least recently used first
-	queue   queue      // of the tenants of which somebody waits
+	idle    servers // of all tenants
+	warm    turns   // of tenants that have an idle connection, and wait because they may not hold another
+	cold    turns   // of tenants that need a connection dialled
+	turn    uint64  // counts turns
+
+	failure    error // of the last dial, if the server could not be reached
+	failures   int   // how often in a row
+	backingOff bool  // after such a failure
+	sweeping   bool  // idle connections are being checked
+
+	granted, timeouts, dials, dialFailures uint64
 }
 
 // tenantConns is the connections of one tenant.
 type tenantConns struct {
-	id      uuid.UUID
-	cluster *cluster
-	used    int        // not idle: in use, being dialled, or broken and being closed
-	idle    []*server  // the least recently used first
-	waiters *list.List // of *waiter, the first come first
-	epoch   uint64     // counts drains
-	index   int        // in the queue; -1 outside
+	id       uuid.UUID
+	cluster  *cluster
+	used     int        // as cluster's
+	cleaning int        // those of used that are about to be idle, if nothing is wrong with them
+	idle     []*server  // the least recently used first
+	waiters  *list.List // of *waiter, the first come first
+	epoch    uint64     // counts drains
+	turn     uint64     // when it was last served, or came
+	queue    *turns     // where it waits, and
+	index    int        // at which place
 }
 
 // server is one server connection.
 type server struct {
-	link   link
-	tenant *tenantConns
-	target Target
-	epoch  uint64 // the tenant's when it was asked for
-	since  time.Time
-	idle   *list.Element // in cluster.idle
-}
-
-// waiter is one call that wants a connection.
-type waiter struct {
+	link    link
 	tenant  *tenantConns
 	target  Target
-	arrival uint64
-	granted chan grant // holds one
-	element *list.Element
+	schema  string    // that its holders knew
+	epoch   uint64    // the tenant's when it was asked for
+	since   time.Time // when it was last known to be alive, or used
+	suspect bool      // another connection of the cluster was found dead since then
+
+	prev, next *server // in cluster.idle
 }
 
-// grant is what a waiter gets: an idle connection, or else a place in the budget.
-type grant struct {
-	idle *server
-	// victim is whose place it is. It must be closed first.
-	victim *server
-	epoch  uint64
-	err    error
-}
-
-// queue is a heap of tenants: who holds least goes first, and among those whose call came first.
-type queue []*tenantConns
-
-func (q queue) Len() int { return len(q) }
-
-func (q queue) Less(i, j int) bool {
-	if q[i].used != q[j].used {
-		return q[i].used < q[j].used
+// alive is whether a connection that was just taken works, as far as can be told without asking the server.
+func (s *server) alive(checkAfter time.Duration) bool {
+	if !s.suspect && time.Since(s.since) < checkAfter {
+		return true
 	}
-	return q[i].first().arrival < q[j].first().arrival
+	return s.link.check() == nil
 }
 
-func (q queue) Swap(i, j int) {
-	q[i], q[j] = q[j], q[i]
-	q[i].index, q[j].index = i, j
+// servers is a list of idle connections, the least recently used first.
+type servers struct {
+	first, last *server
+	n           int
 }
 
-// Push is heap.Interface's.
-func (q *queue) Push(x any) {
-	t := x.(*tenantConns)
-	t.index = len(*q)
-	*q = append(*q, t)
-}
-
-// Pop is heap.Interface's.
-func (q *queue) Pop() any {
-	last := len(*q) - 1
-	t := (*q)[last]
-	(*q)[last] = nil
-	*q = (*q)[:last]
-	t.index = -1
-	return t
-}
-
-func (t *tenantConns) first() *waiter { return t.waiters.Front().Value.(*waiter) }
-
-// reorder puts the tenant where it now belongs in the queue, if it belongs there at all.
-func (t *tenantConns) reorder() {
-	q := &t.cluster.queue
-	switch waits := t.waiters.Len() > 0; {
-	case waits && t.index < 0:
-		heap.Push(q, t)
-	case waits:
-		heap.Fix(q, t.index)
-	case t.index >= 0:
-		heap.Remove(q, t.index)
+// add puts a connection where its age belongs, which is nearly always the end.
+func (l *servers) add(s *server) {
+	after := l.last
+	for after != nil && after.since.After(s.since) {
+		after = after.prev
 	}
+	s.prev = after
+	if after == nil {
+		s.next, l.first = l.first, s
+	} else {
+		s.next, after.next = after.next, s
+	}
+	if s.next == nil {
+		l.last = s
+	} else {
+		s.next.prev = s
+	}
+	l.n++
 }
 
-// enqueue makes a waiter for the target, which may be served at once.
-func (p *Pools) enqueue(target Target) (*waiter, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		return nil, stopping()
+func (l *servers) remove(s *server) {
+	if s.prev == nil {
+		l.first = s.next
+	} else {
+		s.prev.next = s.next
 	}
-	c := p.clusters[target.Cluster]
-	if c == nil {
-		c = &cluster{name: target.Cluster, tenants: map[uuid.UUID]*tenantConns{}, idle: list.New()}
-		p.clusters[target.Cluster] = c
+	if s.next == nil {
+		l.last = s.prev
+	} else {
+		s.next.prev = s.prev
 	}
-	c.budget = target.Budget
-	t := c.tenants[target.DatabaseID]
-	if t == nil {
-		t = &tenantConns{id: target.DatabaseID, cluster: c, waiters: list.New(), index: -1}
-		c.tenants[target.DatabaseID] = t
+	s.prev, s.next = nil, nil
+	l.n--
+}
+
+// newest is the tenant's idle connection to a place that was used last; nil when there is none.
+func (t *tenantConns) newest(place Target) *server {
+	for _, s := range slices.Backward(t.idle) {
+		if s.target == place {
+			return s
+		}
 	}
-	p.arrivals++
-	w := &waiter{tenant: t, target: target, arrival: p.arrivals, granted: make(chan grant, 1)}
-	w.element = t.waiters.PushBack(w)
-	c.waiting++
-	t.reorder()
-	p.dispatch(c)
-	return w, nil
+	return nil
 }
 
 func stopping() error {
 	return fault.New(codes.Unavailable, fault.Unavailable, "the gateway is stopping").RetryIn(retryAfter)
 }
 
-// dequeue takes a waiter that gave up out of the queue; false means that it was served already.
-func (p *Pools) dequeue(w *waiter) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if w.element == nil {
-		return false
+// limit is how many connections there may be.
+func (c *cluster) limit() int {
+	if c.leased {
+		return min(c.share, c.budget)
 	}
-	p.leave(w)
-	p.forget(w.tenant)
-	return true
+	return c.budget
 }
 
-func (p *Pools) leave(w *waiter) {
-	w.tenant.waiters.Remove(w.element)
-	w.element = nil
-	w.tenant.cluster.waiting--
-	w.tenant.reorder()
-}
-
-// dispatch serves waiters for as long as there is something to serve them with.
-func (p *Pools) dispatch(c *cluster) {
-	p.trim(c)
-	for len(c.queue) > 0 {
-		t := c.queue[0]
-		// The first holds least, so when it is at its cap all are.
-		if t.used >= p.cfg.PerTenant {
-			return
-		}
-		w := t.first()
-		g, ok := p.grant(c, w)
-		if !ok {
-			return
-		}
-		t.used++
-		p.leave(w)
-		w.granted <- g
+// takeIdle is the short way of a call: it returns an idle connection of its tenant, which counts as used from then on, or
+// nil when there is none that it may have. Who waits is not passed over: that would have got the connection, if it could do
+// anything with it.
+func (c *cluster) takeIdle(target *Target) *server {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.budget != target.Budget {
+		c.budget = target.Budget
+		c.dispatch()
 	}
+	t := c.tenants[target.DatabaseID]
+	if t == nil || len(t.idle) == 0 || !c.mayHold(t) {
+		return nil
+	}
+	s := t.newest(target.place())
+	if s != nil {
+		c.unidle(s)
+		c.use(t)
+		c.granted++
+	}
+	return s
 }
 
-// trim closes idle connections that a smaller budget has no place for.
-func (p *Pools) trim(c *cluster) {
-	for c.open-c.closing > c.budget && c.idle.Len() > 0 {
-		s := c.idle.Front().Value.(*server)
-		p.unidle(s)
-		p.closeIdle(s)
+// trim closes idle connections that a smaller limit has no place for.
+func (c *cluster) trim() {
+	for c.open-c.closing > c.limit() && c.idle.n > 0 {
+		c.bury(c.idle.first)
 	}
 }
 
-// grant finds something for w, or reports false.
-func (p *Pools) grant(c *cluster, w *waiter) (grant, bool) {
-	g := grant{epoch: w.tenant.epoch}
-	if n := len(w.tenant.idle); n > 0 {
-		s := w.tenant.idle[n-1]
-		p.unidle(s)
-		// The tenant may have moved, or its password been changed.
-		if s.target == w.target.place() {
-			g.idle = s
-		} else {
-			g.victim = s
-		}
-		return g, true
-	}
-	switch {
-	case c.open < c.budget:
-		c.open++
-		p.open++
-	case c.open == c.budget && c.idle.Len() > 0:
-		g.victim = c.idle.Front().Value.(*server)
-		p.unidle(g.victim)
-	default:
-		return g, false
-	}
-	return g, true
-}
-
-// returnGrant gives back what came too late.
-func (p *Pools) returnGrant(w *waiter, g grant) {
-	if g.victim != nil {
-		g.victim.link.close()
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.unuse(w.tenant)
-	switch {
-	case g.idle == nil:
-		p.free(w.tenant)
-	case p.usable(g.idle):
-		p.makeIdle(g.idle)
-		p.dispatch(w.tenant.cluster)
-	default:
-		p.closeIdle(g.idle)
-	}
-}
-
-// discardAndRequeue closes a connection that proved dead, and lets w wait where it stood.
-func (p *Pools) discardAndRequeue(w *waiter, dead *server) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.unuse(w.tenant)
-	p.closeIdle(dead)
-	if p.closed {
-		w.granted <- grant{err: stopping()}
+// putBack takes a connection that is clean, or was not used, from its holder.
+func (c *cluster) putBack(s *server) {
+	if c.closed || s.epoch != s.tenant.epoch {
+		c.buryUsed(s)
 		return
 	}
-	w.element = w.tenant.waiters.PushFront(w)
-	w.tenant.cluster.waiting++
-	w.tenant.reorder()
-	p.dispatch(w.tenant.cluster)
-}
-
-func (p *Pools) usable(s *server) bool { return !p.closed && s.epoch == s.tenant.epoch }
-
-func (p *Pools) makeIdle(s *server) {
-	s.tenant.idle = append(s.tenant.idle, s)
-	s.idle = s.tenant.cluster.idle.PushBack(s)
-}
-
-func (p *Pools) unidle(s *server) {
-	i := slices.Index(s.tenant.idle, s)
-	s.tenant.idle = slices.Delete(s.tenant.idle, i, i+1)
-	s.tenant.cluster.idle.Remove(s.idle)
-	s.idle = nil
-	p.forget(s.tenant)
-}
-
-func (p *Pools) unuse(t *tenantConns) {
-	t.used--
-	if t.index >= 0 {
-		t.reorder()
+	c.unuse(s.tenant)
+	c.makeIdle(s)
+	// Where somebody of another tenant is next, and there is no room, this closes the least recently used one: most
+	// likely this one, as there would hardly be another while somebody waits.
+	if c.waiting > 0 || c.open > c.limit() {
+		c.dispatch()
 	}
 }
 
-// closeIdle closes a connection that nobody uses.
-func (p *Pools) closeIdle(s *server) {
-	c := s.tenant.cluster
+func (c *cluster) makeIdle(s *server) {
+	t := s.tenant
+	t.idle = append(t.idle, s)
+	c.idle.add(s)
+	if t.waiters.Len() > 0 {
+		c.reorder(t)
+	}
+}
+
+func (c *cluster) unidle(s *server) {
+	t := s.tenant
+	i := len(t.idle) - 1
+	for t.idle[i] != s {
+		i--
+	}
+	t.idle = slices.Delete(t.idle, i, i+1)
+	c.idle.remove(s)
+	if t.waiters.Len() > 0 {
+		c.reorder(t)
+	}
+}
+
+func (c *cluster) use(t *tenantConns) {
+	t.used++
+	c.used++
+	c.takeTurn(t)
+}
+
+func (c *cluster) unuse(t *tenantConns) {
+	t.used--
+	c.used--
+	c.takeTurn(t)
+}
+
+// bury closes an idle connection.
+func (c *cluster) bury(s *server) {
+	c.unidle(s)
 	c.closing++
-	p.background.Go(func() {
+	c.pools.background.Go(func() {
 		s.link.close()
-		p.mu.Lock()
-		defer p.mu.Unlock()
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		c.closing--
-		p.free(s.tenant)
+		c.free(s.tenant)
 	})
 }
 
-// closeUsed closes a connection that its last user left broken. Until that is done it counts as the tenant's.
-func (p *Pools) closeUsed(s *server) {
-	c := s.tenant.cluster
+// buryUsed closes a connection that its last user left broken, or that nobody wants again. Until that is done it counts as
+// the tenant's.
+func (c *cluster) buryUsed(s *server) {
 	c.closing++
-	p.background.Go(func() {
+	c.pools.background.Go(func() {
 		s.link.close()
-		p.mu.Lock()
-		defer p.mu.Unlock()
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		c.closing--
-		p.unuse(s.tenant)
-		p.free(s.tenant)
+		c.unuse(s.tenant)
+		c.free(s.tenant)
 	})
 }
 
 // free gives a place in the budget to whoever is next.
-func (p *Pools) free(t *tenantConns) {
-	t.cluster.open--
-	p.open--
-	p.dispatch(t.cluster)
-	p.forget(t)
-	if p.closed && p.open == 0 {
-		close(p.gone)
+func (c *cluster) free(t *tenantConns) {
+	c.open--
+	c.dispatch()
+	c.forget(t)
+	if c.pools.open.Add(-1) == 0 && c.pools.shut.Load() {
+		c.pools.allGone()
 	}
 }
 
 // forget drops what holds nothing, so that tenants that come and go leave nothing behind.
-func (p *Pools) forget(t *tenantConns) {
-	c := t.cluster
+func (c *cluster) forget(t *tenantConns) {
 	if t.used == 0 && len(t.idle) == 0 && t.waiters.Len() == 0 && c.tenants[t.id] == t {
 		delete(c.tenants, t.id)
-	}
-	if len(c.tenants) == 0 && c.open == 0 && p.clusters[c.name] == c {
-		delete(p.clusters, c.name)
 	}
 }

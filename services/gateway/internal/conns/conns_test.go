@@ -2,6 +2,8 @@ package conns
 
 import (
 	"context"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,7 +18,7 @@ import (
 type bubble struct {
 	*testing.T
 	pools   *Pools
-	servers *servers
+	servers *fakeServers
 }
 
 // inBubble runs a test, and at the end closes the pools and looks for what was noted.
@@ -30,8 +32,22 @@ func inBubble(t *testing.T, budget int, cfg Config, test func(t bubble)) {
 		require.NoError(t, p.Close(t.Context()))
 		require.Empty(t, s.problems)
 		require.Zero(t, s.count("a"), "left open")
-		require.Empty(t, p.Stats())
+		require.Empty(t, state(p), "left over")
+		for _, c := range *p.clusters.Load() {
+			require.Empty(t, c.tenants, "tenants that hold nothing are forgotten")
+		}
 	})
+}
+
+// state is the pools' Stats without what only counts, of the clusters that have connections or waiters.
+func state(p *Pools) map[string]Stats {
+	now := map[string]Stats{}
+	for name, s := range p.Stats() {
+		if s = (Stats{Limit: s.Limit, Open: s.Open, Used: s.Used, Idle: s.Idle, Dialing: s.Dialing, Waiting: s.Waiting}); s.Open+s.Waiting > 0 {
+			now[name] = s
+		}
+	}
+	return now
 }
 
 // must acquires, and fails the test if it cannot.
@@ -67,7 +83,7 @@ func TestAConnectionIsUsedAgainByItsTenantAlone(t *testing.T) {
 		give(first)
 		first.Release() // A second time does nothing.
 		require.Nil(t, first.PgConn())
-		require.Equal(t, map[string]Stats{"a": {Budget: 9, Open: 1, Idle: 1}}, t.pools.Stats())
+		require.Equal(t, map[string]Stats{"a": {Limit: 9, Open: 1, Idle: 1}}, state(t.pools))
 
 		other := t.must(targetOf(2, 9))
 		again := t.must(targetOf(1, 9))
@@ -106,27 +122,78 @@ func TestTheLeastRecentlyUsedConnectionMakesRoom(t *testing.T) {
 	})
 }
 
-func TestWaitersAreServedInTheOrderOfTheirArrival(t *testing.T) {
+// come begins a call of each tenant, in that order, and returns a function that waits for the next of them to be served
+// and says which. It fails if another is served beside it.
+func (b bubble) come(budget int, tenants ...byte) (next func() (byte, *Conn)) {
+	waiting := map[int]<-chan result{}
+	for i, n := range tenants {
+		waiting[i] = b.begin(b.Context(), targetOf(n, budget))
+	}
+	return func() (byte, *Conn) {
+		b.Helper()
+		time.Sleep(100 * time.Millisecond)
+		served := -1
+		for i, mine := range waiting {
+			if len(mine) > 0 {
+				require.Equal(b, -1, served, "two were served")
+				served = i
+			}
+		}
+		require.NotEqual(b, -1, served, "nobody was served")
+		got := <-waiting[served]
+		require.NoError(b, got.err)
+		delete(waiting, served)
+		return tenants[served], got.conn
+	}
+}
+
+func TestTenantsTakeTurnsWhoeverCameFirst(t *testing.T) {
 	t.Parallel()
 	inBubble(t, 1, Config{}, func(t bubble) {
 		held := t.must(targetOf(9, 1))
-		var order []<-chan result
-		for _, n := range []byte{3, 1, 2, 3, 3, 1} {
-			order = append(order, t.begin(t.Context(), targetOf(n, 1)))
-		}
+		next := t.come(1, 3, 3, 3, 1, 2, 1)
 		require.Equal(t, 6, t.pools.Stats()["a"].Waiting)
 		give(held)
-		for i, mine := range order {
-			got := <-mine
-			require.NoError(t, got.err)
-			synctest.Wait()
-			for _, later := range order[i+1:] {
-				require.Empty(t, later)
-			}
-			give(got.conn)
+		for _, want := range []byte{3, 1, 2, 3, 1, 3} {
+			tenant, c := next()
+			require.Equal(t, want, tenant)
+			give(c)
 		}
-		require.Equal(t, 6, t.servers.dialled(), "the fifth waiter could use the fourth's")
 	})
+}
+
+func TestAFloodDelaysAnotherTenantByOneTurnAtMost(t *testing.T) {
+	t.Parallel()
+	for _, budget := range []int{1, 2, 7} {
+		inBubble(t, budget, Config{MaxWait: time.Hour}, func(t bubble) {
+			const hold = time.Second
+			ctx, cancel := context.WithCancel(t.Context())
+			var served atomic.Int64
+			var flood sync.WaitGroup
+			for range 200 {
+				flood.Go(func() {
+					for ctx.Err() == nil {
+						if c, err := take(ctx, t.pools, targetOf(1, budget)); err == nil {
+							time.Sleep(hold)
+							served.Add(1)
+							give(c)
+						}
+					}
+				})
+			}
+			time.Sleep(10*hold + hold/2)
+			for range 20 {
+				start := time.Now()
+				c := t.must(targetOf(2, budget))
+				require.LessOrEqual(t, time.Since(start), hold+10*time.Millisecond)
+				give(c)
+				time.Sleep(hold / 3)
+			}
+			require.Greater(t, served.Load(), int64(10*budget), "who floods is not starved, either")
+			cancel()
+			flood.Wait()
+		})
+	}
 }
 
 func TestANoisyTenantKeepsNobodyWaiting(t *testing.T) {
@@ -189,7 +256,7 @@ func TestWaitingEndsAfterMaxWaitOrWithTheContext(t *testing.T) {
 		require.Equal(t, context.DeadlineExceeded, err)
 		_, err = t.pools.Acquire(ctx, targetOf(1, 1))
 		require.Equal(t, context.DeadlineExceeded, err)
-		require.Equal(t, map[string]Stats{"a": {Budget: 1, Open: 1}}, t.pools.Stats())
+		require.Equal(t, map[string]Stats{"a": {Limit: 1, Open: 1, Used: 1}}, state(t.pools))
 		give(held)
 	})
 }
@@ -208,10 +275,10 @@ func TestAFailedOrCancelledDialGivesItsPlaceToTheNext(t *testing.T) {
 		require.Equal(t, codes.Unavailable, fault.From(got.err).Code)
 		require.Positive(t, fault.From(got.err).RetryAfter)
 
-		t.servers.latency, t.servers.refuse = time.Millisecond, func() bool { return true }
+		t.servers.latency, t.servers.refuse = time.Millisecond, func() error { return errFinal }
 		_, err := t.pools.Acquire(t.Context(), targetOf(1, 1))
-		require.ErrorIs(t, err, errDial)
-		require.Empty(t, t.pools.Stats())
+		require.ErrorIs(t, err, errFinal)
+		require.Empty(t, state(t.pools))
 	})
 }
 
@@ -249,7 +316,7 @@ func TestIdleConnectionsAreClosedAfterAWhile(t *testing.T) {
 		require.Equal(t, 1, t.servers.count("a"), "in use")
 		give(c)
 		time.Sleep(80 * time.Second)
-		require.Empty(t, t.pools.Stats())
+		require.Empty(t, state(t.pools))
 	})
 }
 
@@ -261,13 +328,13 @@ func TestDrainClosesIdleConnectionsNowAndUsedOnesWhenReleased(t *testing.T) {
 		give(other)
 		t.pools.Drain(targetOf(1, 9).DatabaseID)
 		time.Sleep(time.Second)
-		require.Equal(t, map[string]Stats{"a": {Budget: 9, Open: 2, Idle: 1}}, t.pools.Stats())
+		require.Equal(t, map[string]Stats{"a": {Limit: 9, Open: 2, Used: 1, Idle: 1}}, state(t.pools))
 		late := t.must(targetOf(1, 9))
 		give(used)
 		time.Sleep(time.Second)
 		require.Equal(t, 2, t.servers.count("a"))
 		give(late)
-		require.Equal(t, Stats{Budget: 9, Open: 2, Idle: 2}, t.pools.Stats()["a"], "one made after the drain is kept")
+		require.Equal(t, Stats{Limit: 9, Open: 2, Idle: 2}, state(t.pools)["a"], "one made after the drain is kept")
 	})
 }
 
@@ -356,20 +423,20 @@ func TestAConnectionGrantedAtTheMomentOfCancellationIsNotLost(t *testing.T) {
 	t.Parallel()
 	inBubble(t, 1, Config{}, func(t bubble) {
 		give(t.must(targetOf(1, 1)))
-		served, err := t.pools.enqueue(targetOf(1, 1))
+		served, err := t.pools.cluster("a").enqueue(targetOf(1, 1), nil)
 		require.NoError(t, err)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		_, err = t.pools.giveUp(ctx, served, ctx.Err())
+		_, err = t.pools.cluster("a").giveUp(ctx, served, ctx.Err())
 		require.Equal(t, context.Canceled, err)
-		require.Equal(t, map[string]Stats{"a": {Budget: 1, Open: 1, Idle: 1}}, t.pools.Stats())
+		require.Equal(t, map[string]Stats{"a": {Limit: 1, Open: 1, Idle: 1}}, state(t.pools))
 
 		// Who only waited too long takes it after all.
-		served, err = t.pools.enqueue(targetOf(1, 1))
+		served, err = t.pools.cluster("a").enqueue(targetOf(1, 1), nil)
 		require.NoError(t, err)
-		granted, err := t.pools.giveUp(t.Context(), served, context.DeadlineExceeded)
+		granted, err := t.pools.cluster("a").giveUp(t.Context(), served, nil)
 		require.NoError(t, err)
-		t.pools.returnGrant(served, granted)
+		t.pools.cluster("a").returnGrant(served, granted)
 	})
 }
 
@@ -378,18 +445,18 @@ func TestWhatIsGrantedTooLateGoesToTheNext(t *testing.T) {
 	inBubble(t, 1, Config{}, func(t bubble) {
 		give(t.must(targetOf(1, 1)))
 		for _, tenant := range []byte{1, 2, 3} { // An idle connection, its place, and, its owner gone, a place again.
-			late, err := t.pools.enqueue(targetOf(tenant, 1))
+			late, err := t.pools.cluster("a").enqueue(targetOf(tenant, 1), nil)
 			require.NoError(t, err)
 			granted := <-late.granted
 			next := t.begin(t.Context(), targetOf(9, 1))
 			require.Empty(t, next)
-			t.pools.returnGrant(late, granted)
+			t.pools.cluster("a").returnGrant(late, granted)
 			got := <-next
 			require.NoError(t, got.err)
 			linkOf(got.conn).breakDown()
 			give(got.conn)
 			time.Sleep(time.Second)
-			require.Empty(t, t.pools.Stats())
+			require.Empty(t, state(t.pools))
 			give(t.must(targetOf(1, 1)))
 		}
 	})
@@ -399,14 +466,14 @@ func TestWhoWasGivenADeadConnectionKeepsItsTurn(t *testing.T) {
 	t.Parallel()
 	inBubble(t, 1, Config{}, func(t bubble) {
 		give(t.must(targetOf(1, 1)))
-		first, err := t.pools.enqueue(targetOf(1, 1))
+		first, err := t.pools.cluster("a").enqueue(targetOf(1, 1), nil)
 		require.NoError(t, err)
 		dead := (<-first.granted).idle
 		second := t.begin(t.Context(), targetOf(1, 1))
-		t.pools.discardAndRequeue(first, dead)
+		t.pools.cluster("a").requeue(first, dead)
 		granted := <-first.granted
 		require.Empty(t, second)
-		t.pools.returnGrant(first, granted)
+		t.pools.cluster("a").returnGrant(first, granted)
 		got := <-second
 		require.NoError(t, got.err)
 		give(got.conn)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tenantry/tenantry/services/internal/pgtest"
 )
@@ -16,37 +17,47 @@ import (
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
 var (
-	errDial = errors.New("no server there")
 	errDead = errors.New("dead")
+	// errPasses is of a server that cannot be reached for now, errFinal of one that does not want the tenant.
+	errPasses = errors.New("connection refused")
+	errFinal  = error(&pgconn.PgError{Code: "28P01"})
 )
 
-// servers stands for the clusters: it makes connections, and notes whatever must not be.
-type servers struct {
+// fakeServers stands for the clusters: it makes connections, and notes whatever must not be.
+type fakeServers struct {
 	mu       sync.Mutex
 	budget   int
 	open     map[string]int
 	dials    int
+	dialing  map[string]int
+	cleans   int
 	problems []string
 	latency  time.Duration
-	refuse   func() bool
+	maxDials int
+	refuse   func() error
 }
 
-func newServers(budget int) *servers {
-	return &servers{budget: budget, open: map[string]int{}, latency: time.Millisecond, refuse: func() bool { return false }}
+func newServers(budget int) *fakeServers {
+	return &fakeServers{budget: budget, open: map[string]int{}, dialing: map[string]int{}, latency: time.Millisecond,
+		maxDials: 8, refuse: func() error { return nil }}
 }
 
-func (s *servers) problem(format string, args ...any) {
+func (s *fakeServers) problem(format string, args ...any) {
 	s.problems = append(s.problems, fmt.Sprintf(format, args...))
 }
 
-func (s *servers) dial(ctx context.Context, target Target) (link, error) {
+func (s *fakeServers) dial(ctx context.Context, target Target) (link, error) {
 	s.mu.Lock()
 	s.dials++
 	s.open[target.Cluster]++
 	if n := s.open[target.Cluster]; n > s.budget {
 		s.problem("%d connections to %s, budget %d", n, target.Cluster, s.budget)
 	}
-	refuse := s.refuse()
+	s.dialing[target.Cluster]++
+	if n := s.dialing[target.Cluster]; n > s.maxDials {
+		s.problem("%d dials to %s at a time", n, target.Cluster)
+	}
+	refused := s.refuse()
 	s.mu.Unlock()
 	var err error
 	select {
@@ -54,36 +65,47 @@ func (s *servers) dial(ctx context.Context, target Target) (link, error) {
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	if err == nil && refuse {
-		err = errDial
+	if err == nil {
+		err = refused
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dialing[target.Cluster]--
 	if err != nil {
-		s.mu.Lock()
 		s.open[target.Cluster]--
-		s.mu.Unlock()
 		return nil, err
 	}
 	return &fakeLink{servers: s, target: target}, nil
 }
 
-func (s *servers) count(cluster string) int {
+// set changes how the servers behave while something is under way.
+func (s *fakeServers) set(maxDials int, refuse func() error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.maxDials, s.refuse = maxDials, refuse
+}
+
+func (s *fakeServers) count(cluster string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.open[cluster]
 }
 
-func (s *servers) dialled() int {
+func (s *fakeServers) dialled() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.dials
 }
 
-// fakeLink is a connection of servers.
+// fakeLink is a connection of fakeServers.
 type fakeLink struct {
-	servers *servers
+	servers *fakeServers
 	target  Target
 
-	held, dirty, broken, closed bool // servers.mu
+	// servers.mu protects these.
+	held, soiled, broken, closed bool
+	schema                       string // that its statements were prepared at; empty when there are none
+	renewals                     int
 }
 
 func (l *fakeLink) clean(context.Context) error {
@@ -93,8 +115,22 @@ func (l *fakeLink) clean(context.Context) error {
 	if l.broken {
 		return errDead
 	}
-	l.dirty = false
+	l.soiled = false
+	l.servers.cleans++
 	return nil
+}
+
+func (l *fakeLink) dirty() bool {
+	l.servers.mu.Lock()
+	defer l.servers.mu.Unlock()
+	return l.soiled || l.broken
+}
+
+func (l *fakeLink) renew() {
+	l.servers.mu.Lock()
+	defer l.servers.mu.Unlock()
+	l.renewals++
+	l.schema = ""
 }
 
 func (l *fakeLink) check() error {
@@ -117,6 +153,12 @@ func (l *fakeLink) close() {
 	l.servers.open[l.target.Cluster]--
 }
 
+func (l *fakeLink) isClosed() bool {
+	l.servers.mu.Lock()
+	defer l.servers.mu.Unlock()
+	return l.closed
+}
+
 func (l *fakeLink) breakDown() {
 	l.servers.mu.Lock()
 	defer l.servers.mu.Unlock()
@@ -130,10 +172,20 @@ func (l *fakeLink) take(want Target) {
 	if l.target.place() != want.place() {
 		l.servers.problem("%v was given a connection of %v", want, l.target)
 	}
-	if l.held || l.dirty || l.closed {
-		l.servers.problem("given out while held (%t), dirty (%t), closed (%t)", l.held, l.dirty, l.closed)
+	if l.held || l.soiled || l.closed {
+		l.servers.problem("given out while held (%t), dirty (%t), closed (%t)", l.held, l.soiled, l.closed)
 	}
-	l.held, l.dirty = true, true
+	if l.schema != "" && l.schema != want.SchemaVersion {
+		l.servers.problem("given out with statements of schema %q at %q", l.schema, want.SchemaVersion)
+	}
+	l.held, l.schema = true, want.SchemaVersion
+}
+
+// soil is what a call does that changes its session.
+func (l *fakeLink) soil() {
+	l.servers.mu.Lock()
+	defer l.servers.mu.Unlock()
+	l.soiled = true
 }
 
 func (l *fakeLink) let() {

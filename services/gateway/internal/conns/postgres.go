@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +41,18 @@ type dialer struct {
 	masterKey credential.MasterKey
 	rootCAs   *x509.CertPool
 	timeout   time.Duration
+	// limits are settings that each session starts with, and returns to when it is cleaned.
+	limits map[string]string
+}
+
+func newDialer(c Config) dialer {
+	return dialer{
+		masterKey: c.MasterKey, rootCAs: c.RootCAs, timeout: c.ConnectTimeout,
+		limits: map[string]string{
+			"statement_timeout":                   strconv.FormatInt(c.StatementTimeout.Milliseconds(), 10),
+			"idle_in_transaction_session_timeout": strconv.FormatInt(c.IdleInTransactionTimeout.Milliseconds(), 10),
+		},
+	}
 }
 
 func (d dialer) dial(ctx context.Context, target Target) (link, error) {
@@ -80,6 +94,7 @@ func (d dialer) config(target Target) (*pgconn.Config, error) {
 	cfg.DialFunc = (&net.Dialer{}).DialContext
 	cfg.LookupFunc = net.DefaultResolver.LookupHost
 	cfg.RuntimeParams = map[string]string{"application_name": applicationName}
+	maps.Copy(cfg.RuntimeParams, d.limits)
 	cfg.ValidateConnect, cfg.AfterConnect = nil, nil
 	cfg.KerberosSrvName, cfg.KerberosSpn = "", ""
 	// A server that asks for the password itself, or for an MD5 of it, is none of ours. It may ask for nothing.
@@ -111,6 +126,12 @@ type pgLink struct {
 }
 
 var errNotClean = errors.New("conns: the connection is closed, in the middle of something, or about to be cancelled")
+
+// dirty is always true: nothing here reads what PostgreSQL says of the session.
+func (*pgLink) dirty() bool { return true }
+
+// renew has nothing to forget: no statement is prepared beyond the call that sends it.
+func (*pgLink) renew() {}
 
 func (l *pgLink) clean(ctx context.Context) error {
 	if l.conn.IsClosed() || l.conn.IsBusy() || l.watch.unanswered.Load() {

@@ -30,7 +30,7 @@ type site struct {
 func newSite(t *testing.T, server *pgserver.Server) site {
 	t.Helper()
 	s := site{server: server, key: credential.NewMasterKey()}
-	s.pools = conns.New(conns.Config{MasterKey: s.key})
+	s.pools = conns.New(conns.Config{MasterKey: s.key, MaxWait: 2 * time.Second})
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -124,7 +124,8 @@ func TestNothingThatOneCallSetsIsSeenByTheNext(t *testing.T) {
 	database := tenant.DatabaseName(target.DatabaseID)
 	for name, c := range map[string]struct{ does, look, want string }{
 		"a setting":          {"SET search_path = elsewhere", "SHOW search_path", `"$user", public`},
-		"a time limit":       {"SET statement_timeout = '7s'", "SHOW statement_timeout", "0"},
+		"a time limit":       {"SET statement_timeout = '7s'", "SHOW statement_timeout", "1min"},
+		"another limit":      {"SET idle_in_transaction_session_timeout = 0", "SHOW idle_in_transaction_session_timeout", "1min"},
 		"a name":             {"SET application_name = 'x'", "SHOW application_name", "tenantry gateway"},
 		"a role":             {"SET ROLE pg_database_owner", "SELECT current_user", database},
 		"a setting of its":   {"SELECT set_config('my.secret', 'x', false)", "SELECT coalesce(current_setting('my.secret', true), '')", ""},
@@ -198,6 +199,30 @@ func TestAConnectionLeftInTheMiddleOfSomethingIsClosedAndItsStatementEnds(t *tes
 	next.Release()
 }
 
+func TestATenantThatTheServerDoesNotLetInIsToldAtOnce(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, pgtest.Server(t))
+	target := s.tenant(t)
+	name := tenant.DatabaseName(target.DatabaseID)
+	refused := func(code string, target conns.Target) {
+		t.Helper()
+		_, err := s.pools.Acquire(t.Context(), target)
+		require.Equal(t, code, pg.Code(err))
+		require.True(t, fault.HasReason(err, fault.DatabaseUnavailable), err)
+	}
+	other := target
+	other.PasswordVersion = 2
+	refused("28P01", other)
+	s.admin(t, "postgres", "ALTER DATABASE "+name+" RENAME TO "+name+"_away")
+	refused("3D000", target)
+	s.admin(t, "postgres", "ALTER DATABASE "+name+"_away RENAME TO "+name)
+	s.admin(t, "postgres", "ALTER DATABASE "+name+" OWNER TO postgres")
+	s.admin(t, "postgres", "REVOKE CONNECT ON DATABASE "+name+" FROM PUBLIC, "+name)
+	refused("42501", target)
+	require.Zero(t, s.pools.Stats()["a"].Timeouts)
+	require.EqualValues(t, 3, s.pools.Stats()["a"].DialFailures)
+}
+
 func TestAServerThatIsGoneOrLetsNobodyInIsUnavailable(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, pgtest.Server(t))
@@ -218,5 +243,5 @@ func TestAServerThatIsGoneOrLetsNobodyInIsUnavailable(t *testing.T) {
 	gone.Port = 1
 	_, err = s.pools.Acquire(t.Context(), gone)
 	require.True(t, fault.HasReason(err, fault.DatabaseUnavailable), err)
-	require.Empty(t, s.pools.Stats())
+	require.Zero(t, s.pools.Stats()["a"].Open)
 }
