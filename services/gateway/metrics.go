@@ -26,9 +26,9 @@ func (g *Gateway) observe(m *metrics.Metrics) {
 		name, help string
 		of         func(conns.Stats) int
 	}{
-		{"gateway_connections_budget", "Server connections that this copy may have, by cluster.", func(s conns.Stats) int { return s.Budget }},
+		{"gateway_connections_budget", "Server connections that this copy may have, by cluster.", func(s conns.Stats) int { return s.Limit }},
 		{"gateway_connections_open", "Server connections that this copy has, by cluster.", func(s conns.Stats) int { return s.Open }},
-		{"gateway_connections_used", "Those of the open ones that are not idle, by cluster.", func(s conns.Stats) int { return s.Open - s.Idle }},
+		{"gateway_connections_used", "Those of the open ones that calls use, or that are being made, cleaned or closed for one, by cluster.", func(s conns.Stats) int { return s.Used }},
 		{"gateway_connections_waiting", "Calls that wait for a connection, by cluster.", func(s conns.Stats) int { return s.Waiting }},
 	} {
 		m.Gauge(c.name, c.help, []string{"cluster"}, func(context.Context) ([]metrics.Sample, error) {

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tenantry/tenantry/services/gateway/internal/pgsession"
 	"github.com/tenantry/tenantry/services/internal/credential"
 	"github.com/tenantry/tenantry/services/internal/pgtest"
 	"github.com/tenantry/tenantry/services/internal/tenant"
@@ -52,7 +53,11 @@ func TestTheCheckOfAnIdleConnectionIsQuickAndFindsADeadOne(t *testing.T) {
 
 func TestAConnectionWhoseCancellationNobodyConfirmedIsNotKept(t *testing.T) {
 	t.Parallel()
-	l := &pgLink{conn: &pgconn.PgConn{}}
+	conn, err := pgconn.Connect(t.Context(), pgtest.Database(t))
+	require.NoError(t, err)
+	l := &pgLink{conn: conn, session: pgsession.New(conn, &pgconn.DeadlineContextWatcherHandler{Conn: conn.Conn()})}
+	defer l.close()
+	require.NoError(t, l.clean(t.Context()))
 	l.watch.unanswered.Store(true)
 	require.ErrorIs(t, l.clean(t.Context()), errNotClean)
 }

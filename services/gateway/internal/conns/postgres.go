@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/tenantry/tenantry/services/gateway/internal/pgsession"
 	"github.com/tenantry/tenantry/services/internal/credential"
 	"github.com/tenantry/tenantry/services/internal/tenant"
 )
@@ -65,10 +66,11 @@ func (d dialer) dial(ctx context.Context, target Target) (link, error) {
 		l.watch.conn = conn
 		return &l.watch
 	}
-	l.conn, err = pgconn.ConnectConfig(ctx, cfg)
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
+	l.conn, l.session = conn, pgsession.New(conn, &l.watch)
 	return l, nil
 }
 
@@ -121,49 +123,38 @@ func (d dialer) tls(target Target) (*tls.Config, error) {
 
 // pgLink is a connection to PostgreSQL.
 type pgLink struct {
-	conn  *pgconn.PgConn
-	watch canceller
+	conn    *pgconn.PgConn
+	session *pgsession.Session
+	watch   canceller
 }
 
 var errNotClean = errors.New("conns: the connection is closed, in the middle of something, or about to be cancelled")
 
-// dirty is always true: nothing here reads what PostgreSQL says of the session.
-func (*pgLink) dirty() bool { return true }
+func (l *pgLink) dirty() bool { return l.session.Dirty() || l.watch.unanswered.Load() }
 
-// renew has nothing to forget: no statement is prepared beyond the call that sends it.
-func (*pgLink) renew() {}
+func (l *pgLink) renew() { l.session.Forget() }
 
-func (l *pgLink) clean(ctx context.Context) error {
-	if l.conn.IsClosed() || l.conn.IsBusy() || l.watch.unanswered.Load() {
+// clean only sends what cleans: the next statement reads what PostgreSQL said to it.
+func (l *pgLink) clean(context.Context) error {
+	if l.session.Broken() || l.watch.unanswered.Load() {
 		return errNotClean
 	}
-	// DISCARD ALL is not possible within a transaction.
-	if l.conn.TxStatus() != 'I' {
-		if err := l.run(ctx, "ROLLBACK"); err != nil {
-			return err
-		}
-	}
-	return l.run(ctx, "DISCARD ALL")
-}
-
-func (l *pgLink) run(ctx context.Context, sql string) error {
-	if _, err := l.conn.Exec(ctx, sql).ReadAll(); err != nil {
-		return fmt.Errorf("conns: %s: %w", sql, err)
+	if err := l.session.Reset(); err != nil {
+		return fmt.Errorf("conns: reset: %w", err)
 	}
 	return nil
 }
 
-func (l *pgLink) check() error {
-	l.watch.quiet.Store(true)
-	defer l.watch.quiet.Store(false)
-	return l.conn.CheckConn() //nolint:staticcheck // Ping finds more, and costs each such call a message to the server and back
-}
+// checkPatience is how long a check listens for bad news that came while nobody did.
+const checkPatience = time.Millisecond
+
+func (l *pgLink) check() error { return l.session.Check(checkPatience) }
 
 func (l *pgLink) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	l.watch.quiet.Store(true)
-	if l.conn.IsBusy() {
+	if l.session.Busy() {
 		l.abort(ctx)
 	}
 	_ = l.conn.Close(ctx) // There is nothing to be done about a connection that does not even close.

@@ -155,6 +155,7 @@ func TestNothingThatOneCallSetsIsSeenByTheNext(t *testing.T) {
 	require.Equal(t, byte('E'), failed.PgConn().TxStatus())
 	failed.Release()
 	next := s.acquire(t, target)
+	require.Equal(t, "1", ask(t, next.PgConn(), "SELECT 1"))
 	require.Equal(t, byte('I'), next.PgConn().TxStatus())
 	next.Release()
 }
