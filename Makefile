@@ -78,6 +78,16 @@ vet: ## Run go vet
 lint: $(BIN)/golangci-lint ## Run the linters of .golangci.yaml
 	@for m in $(MODULES); do (cd $$m && ../$(BIN)/golangci-lint run ./...); done
 
+##@ Figures
+
+.PHONY: bench-gateway
+bench-gateway: build ## Compare the gateway with nginx, pgx and PgBouncer; about ten minutes
+	go run ./bench/gateway
+
+.PHONY: bench-deps
+bench-deps: deps ## Install what the benchmarks compare with: nginx and PgBouncer
+	@deploy/bench-deps.sh
+
 ##@ Set-up
 
 .PHONY: deps
