@@ -156,6 +156,8 @@ func (l *pgLink) close() {
 	l.watch.quiet.Store(true)
 	if l.session.Busy() {
 		l.abort(ctx)
+	} else {
+		leave(ctx, l.conn.Conn())
 	}
 	_ = l.conn.Close(ctx) // There is nothing to be done about a connection that does not even close.
 	<-l.conn.CleanupDone()
