@@ -126,7 +126,7 @@ func TestServicesApartInSeveralCopies(t *testing.T) {
 }
 
 // splitAddress is the host and port of a URI.
-func splitAddress(t *testing.T, dsn string) (host, port string) {
+func splitAddress(t testing.TB, dsn string) (host, port string) {
 	t.Helper()
 	u, err := url.Parse(dsn)
 	require.NoError(t, err)
