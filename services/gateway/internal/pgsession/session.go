@@ -68,7 +68,9 @@ func (s *Session) Tx() byte { return s.tx }
 func (s *Session) PID() uint32 { return s.conn.PID() }
 
 // Broken tells whether the connection is of no more use: it broke, or is in the middle of something.
-func (s *Session) Broken() bool { return s.broken != nil || s.busy || s.conn.IsClosed() || s.conn.IsBusy() }
+func (s *Session) Broken() bool {
+	return s.broken != nil || s.busy || s.conn.IsClosed() || s.conn.IsBusy()
+}
 
 // Busy tells whether a statement may be running.
 func (s *Session) Busy() bool { return s.busy || s.conn.IsBusy() }
@@ -137,7 +139,9 @@ type StatementError struct {
 	Err *pgconn.PgError
 }
 
-func (e *StatementError) Error() string { return fmt.Sprintf("statement %d: %s", e.Index, e.Err.Error()) }
+func (e *StatementError) Error() string {
+	return fmt.Sprintf("statement %d: %s", e.Index, e.Err.Error())
+}
 
 // Unwrap is what PostgreSQL said.
 func (e *StatementError) Unwrap() error { return e.Err }

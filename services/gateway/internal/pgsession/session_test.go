@@ -375,7 +375,9 @@ func TestAnEndedContextEndsTheStatementAndADeadServerBreaksTheSession(t *testing
 	require.NoError(t, s.Run(t.Context(), Call{Statements: []Statement{statement("COPY (SELECT 1) TO STDOUT")}}, &collected{}))
 	require.Equal(t, "1", ask(t, s, "SELECT 1"))
 
-	time.AfterFunc(50*time.Millisecond, func() { _, _ = other.Exec(context.Background(), fmt.Sprintf("SELECT pg_terminate_backend(%d)", s.PID())).ReadAll() })
+	time.AfterFunc(50*time.Millisecond, func() {
+		_, _ = other.Exec(context.Background(), fmt.Sprintf("SELECT pg_terminate_backend(%d)", s.PID())).ReadAll()
+	})
 	err = s.Run(t.Context(), Call{Statements: []Statement{statement("SELECT pg_sleep(600)")}}, &collected{})
 	require.ErrorIs(t, err, ErrBroken)
 	require.True(t, s.Broken())

@@ -2,88 +2,92 @@ package sqlapi
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"strconv"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"google.golang.org/grpc/codes"
 
 	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
+	"github.com/tenantry/tenantry/services/gateway/internal/pgsession"
 	"github.com/tenantry/tenantry/services/internal/fault"
 )
 
 // Batch implements the contract: the statements are sent at once, between a BEGIN and a COMMIT, so it is one round trip
-// however many they are.
+// however many they are. Where some may return rows the COMMIT takes another: PostgreSQL could be done with it before it
+// is seen that they are too many.
 func (s *Service) Batch(ctx context.Context, r *gatewayv1.BatchRequest) (*gatewayv1.BatchResponse, error) {
+	call := pgsession.Call{Begin: "BEGIN", End: "COMMIT"}
 	for i, st := range r.GetStatements() {
-		if err := checkCopy(st.GetSql()); err != nil {
+		text, err := inspect(st.GetSql())
+		if err == nil && text.Ends() {
+			err = fault.New(codes.FailedPrecondition, fault.TransactionLeftOpen, "a statement of the batch ends its transaction: a batch is one, all or nothing")
+		}
+		if err != nil {
 			return nil, atStatement(err, i)
 		}
+		call.Statements = append(call.Statements, statement(text, st.GetParams(), r.GetResultFormat()))
 	}
-	out := &gatewayv1.BatchResponse{}
-	err := s.with(ctx, r.GetCompany(), func(ctx context.Context, conn *pgconn.PgConn) error {
-		if err := exec(ctx, conn, "BEGIN"); err != nil {
-			return err
+	commit := pgsession.Call{}
+	if slices.ContainsFunc(call.Statements, func(st pgsession.Statement) bool { return st.Text.ReturnsRows() }) {
+		commit.End, call.End = call.End, ""
+	}
+	out := batch{binary: r.GetResultFormat() == gatewayv1.Format_FORMAT_BINARY, results: make([]*gatewayv1.StatementResult, len(r.GetStatements()))}
+	err := s.with(ctx, r.GetCompany(), func(ctx context.Context, session *pgsession.Session) error {
+		out.Restart()
+		err := session.Run(ctx, call, &out)
+		if err == nil && commit.End != "" {
+			err = session.Run(ctx, commit, &out)
 		}
-		if err := run(ctx, conn, r, out); err != nil {
-			return err
+		var failed *pgsession.StatementError
+		if errors.As(err, &failed) && failed.Index >= 0 {
+			return atStatement(err, failed.Index)
 		}
-		return exec(ctx, conn, "COMMIT")
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return out, nil
+	return &gatewayv1.BatchResponse{Results: out.results}, nil
 }
 
-func exec(ctx context.Context, conn *pgconn.PgConn, sql string) error {
-	_, err := conn.Exec(ctx, sql).ReadAll()
-	return err
+// batch collects the results of a batch. It implements pgsession.Results.
+type batch struct {
+	binary  bool
+	results []*gatewayv1.StatementResult
+	size    int
 }
 
-func run(ctx context.Context, conn *pgconn.PgConn, r *gatewayv1.BatchRequest, out *gatewayv1.BatchResponse) error {
-	batch := &pgconn.Batch{}
-	for _, st := range r.GetStatements() {
-		batch.ExecParams(st.GetSql(), parameters(st.GetParams()), nil, formats(st.GetParams()), resultFormats(r.GetResultFormat()))
+// Restart forgets all results.
+func (b *batch) Restart() {
+	b.size = 0
+	for i := range b.results {
+		b.results[i] = &gatewayv1.StatementResult{}
 	}
-	results := conn.ExecBatch(ctx, batch)
-	binary := r.GetResultFormat() == gatewayv1.Format_FORMAT_BINARY
-	size := 0
-	var refused error
-	for results.NextResult() {
-		reader := results.ResultReader()
-		result := &gatewayv1.StatementResult{Columns: columns(reader.FieldDescriptions())}
-		for reader.NextRow() {
-			row, n := rowOf(reader, binary)
-			if size += n; size > batchBytes {
-				refused = fault.New(codes.ResourceExhausted, fault.ResultTooLarge, "the results of a batch may hold %d bytes; Query streams more", batchBytes)
-				break
-			}
-			result.Rows = append(result.Rows, row)
-		}
-		tag, err := reader.Close()
-		if err != nil {
-			break // The batch's own Close tells it.
-		}
-		if refused == nil {
-			refused = refuseCopy(tag)
-		}
-		result.CommandTag, result.RowsAffected = tag.String(), tag.RowsAffected()
-		out.Results = append(out.Results, result)
-		if refused != nil {
-			break
-		}
-	}
-	err := results.Close()
-	switch {
-	case refused != nil:
-		return refused
-	case err != nil:
-		return atStatement(err, len(out.GetResults()))
-	case conn.TxStatus() != 'T':
-		// A COMMIT or ROLLBACK among the statements ended the transaction that is all or nothing.
-		return fault.New(codes.FailedPrecondition, fault.TransactionLeftOpen, "a statement of the batch ended its transaction: a batch is one, all or nothing")
-	}
+}
+
+// Columns comes before a statement's rows.
+func (b *batch) Columns(i int, fields []pgconn.FieldDescription) error {
+	b.results[i].Columns = columns(fields)
 	return nil
+}
+
+// Row keeps a row, unless all of them together are too large for a message.
+func (b *batch) Row(i int, values [][]byte) error {
+	row, n := rowOf(values, b.binary)
+	if b.size += n; b.size > batchBytes {
+		return fault.New(codes.ResourceExhausted, fault.ResultTooLarge, "the results of a batch may hold %d bytes; Query streams more", batchBytes)
+	}
+	b.results[i].Rows = append(b.results[i].Rows, row)
+	return nil
+}
+
+// Done takes a statement's command tag.
+func (b *batch) Done(i int, text string, _ bool) error {
+	tag := pgconn.NewCommandTag(text)
+	b.results[i].CommandTag, b.results[i].RowsAffected = tag.String(), tag.RowsAffected()
+	return refuseCopy(tag)
 }
 
 // atStatement says which statement failed.

@@ -14,6 +14,7 @@ import (
 
 	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
 	"github.com/tenantry/tenantry/services/gateway/internal/conns"
+	"github.com/tenantry/tenantry/services/gateway/internal/pgsession"
 	"github.com/tenantry/tenantry/services/gateway/internal/routes"
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/identity"
@@ -64,9 +65,12 @@ func (s *Service) route(ctx context.Context, named string) (*routes.Route, error
 	return s.routes.Open(ctx, func(t *routes.Table) (*routes.Route, bool) { return t.ByID(caller.CompanyID) })
 }
 
+// tries is how many connections that turn out to be of no use are given up before a call is.
+const tries = 3
+
 // with runs f on a connection of the company that a call is about, within the gateway's own limit: a tenant can lift
-// PostgreSQL's for itself.
-func (s *Service) with(ctx context.Context, company string, f func(ctx context.Context, conn *pgconn.PgConn) error) error {
+// PostgreSQL's for itself. A connection that was found dead before anything was sent is replaced by another.
+func (s *Service) with(ctx context.Context, company string, f func(ctx context.Context, session *pgsession.Session) error) error {
 	route, err := s.route(ctx, company)
 	if err != nil {
 		return err
@@ -75,6 +79,16 @@ func (s *Service) with(ctx context.Context, company string, f func(ctx context.C
 	if err != nil {
 		return err
 	}
+	for try := 1; ; try++ {
+		err := s.once(ctx, target, f)
+		if try < tries && errors.Is(err, pgsession.ErrUnusable) && ctx.Err() == nil {
+			continue
+		}
+		return err
+	}
+}
+
+func (s *Service) once(ctx context.Context, target conns.Target, f func(ctx context.Context, session *pgsession.Session) error) error {
 	conn, err := s.pools.Acquire(ctx, target)
 	if err != nil {
 		return err
@@ -82,10 +96,10 @@ func (s *Service) with(ctx context.Context, company string, f func(ctx context.C
 	defer conn.Release()
 	limited, cancel := context.WithTimeoutCause(ctx, s.limit, errLimit)
 	defer cancel()
-	err = f(limited, conn.PgConn())
+	err = f(limited, conn.Session())
 	switch {
 	case err == nil:
-		return leftOpen(conn.PgConn())
+		return leftOpen(conn.Session())
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(context.Cause(limited), errLimit):
@@ -97,56 +111,69 @@ func (s *Service) with(ctx context.Context, company string, f func(ctx context.C
 var errLimit = errors.New("the gateway's limit")
 
 // leftOpen refuses SQL that opened a transaction and did not end it. The connection is rolled back when it is released.
-func leftOpen(conn *pgconn.PgConn) error {
-	if conn.IsClosed() || conn.TxStatus() == 'I' {
+func leftOpen(session *pgsession.Session) error {
+	if session.Tx() == pgsession.Idle {
 		return nil
 	}
 	return fault.New(codes.FailedPrecondition, fault.TransactionLeftOpen,
 		"the statement opened a transaction, which was rolled back: each call is one already, and Batch runs several statements in one")
 }
 
-// Query implements the contract.
+// statement is a statement as it is sent.
+func statement(text pgsession.Text, params []*gatewayv1.Value, format gatewayv1.Format) pgsession.Statement {
+	return pgsession.Statement{Text: text, Params: parameters(params), ParamFormats: formats(params), ResultFormats: resultFormats(format)}
+}
+
+// Query implements the contract. The last part of a result is sent when the connection is free again.
 func (s *Service) Query(r *gatewayv1.QueryRequest, out grpc.ServerStreamingServer[gatewayv1.QueryResponse]) error {
-	if err := checkCopy(r.GetSql()); err != nil {
+	text, err := inspect(r.GetSql())
+	if err != nil {
 		return err
 	}
-	return s.with(out.Context(), r.GetCompany(), func(ctx context.Context, conn *pgconn.PgConn) error {
-		reader := conn.ExecParams(ctx, r.GetSql(), parameters(r.GetParams()), nil, formats(r.GetParams()), resultFormats(r.GetResultFormat()))
-		stream := &stream{out: out, binary: r.GetResultFormat() == gatewayv1.Format_FORMAT_BINARY}
-		err := stream.rows(reader)
-		tag, closed := reader.Close()
-		if closed != nil {
-			return closed
-		}
-		if err != nil {
-			return err
-		}
-		if err := refuseCopy(tag); err != nil {
-			return err
-		}
-		return stream.end(tag.String())
+	stream := &stream{out: out, binary: r.GetResultFormat() == gatewayv1.Format_FORMAT_BINARY}
+	err = s.with(out.Context(), r.GetCompany(), func(ctx context.Context, session *pgsession.Session) error {
+		stream.begin(ctx)
+		return session.Run(ctx, pgsession.Call{Statements: []pgsession.Statement{statement(text, r.GetParams(), r.GetResultFormat())}}, stream)
 	})
+	if err != nil {
+		return err
+	}
+	return stream.end()
 }
 
 // Execute implements the contract.
 func (s *Service) Execute(ctx context.Context, r *gatewayv1.ExecuteRequest) (*gatewayv1.ExecuteResponse, error) {
-	if err := checkCopy(r.GetSql()); err != nil {
+	text, err := inspect(r.GetSql())
+	if err != nil {
 		return nil, err
 	}
-	out := &gatewayv1.ExecuteResponse{}
-	err := s.with(ctx, r.GetCompany(), func(ctx context.Context, conn *pgconn.PgConn) error {
-		reader := conn.ExecParams(ctx, r.GetSql(), parameters(r.GetParams()), nil, formats(r.GetParams()), nil)
-		tag, err := reader.Close()
-		if err == nil {
-			err = refuseCopy(tag)
-		}
-		out.CommandTag, out.RowsAffected = tag.String(), tag.RowsAffected()
-		return err
+	var result execution
+	err = s.with(ctx, r.GetCompany(), func(ctx context.Context, session *pgsession.Session) error {
+		call := pgsession.Call{Statements: []pgsession.Statement{statement(text, r.GetParams(), gatewayv1.Format_FORMAT_TEXT)}}
+		return session.Run(ctx, call, &result)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return out, nil
+	return &gatewayv1.ExecuteResponse{CommandTag: result.tag.String(), RowsAffected: result.tag.RowsAffected()}, nil
+}
+
+// execution is what Execute tells of a statement: how it ended, and not what it returned.
+type execution struct{ tag pgconn.CommandTag }
+
+// Columns implements pgsession.Results.
+func (*execution) Columns(int, []pgconn.FieldDescription) error { return nil }
+
+// Row implements pgsession.Results.
+func (*execution) Row(int, [][]byte) error { return nil }
+
+// Restart implements pgsession.Results.
+func (*execution) Restart() {}
+
+// Done implements pgsession.Results.
+func (e *execution) Done(_ int, tag string, _ bool) error {
+	e.tag = pgconn.NewCommandTag(tag)
+	return refuseCopy(e.tag)
 }
 
 // Transact implements the contract.

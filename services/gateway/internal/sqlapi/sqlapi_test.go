@@ -28,7 +28,7 @@ func TestCopyFromTheClientIsKnownWhateverComesBeforeIt(t *testing.T) {
 		"--":                                        false,
 		"INSERT INTO copies SELECT * FROM stdin_of": false,
 	} {
-		err := checkCopy(sql)
+		_, err := inspect(sql)
 		require.Equal(t, refused, err != nil, sql)
 	}
 	require.Error(t, refuseCopy(pgconn.NewCommandTag("COPY 3")))

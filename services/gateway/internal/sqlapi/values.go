@@ -6,7 +6,6 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
-	"google.golang.org/grpc"
 
 	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
 )
@@ -75,9 +74,8 @@ func typeName(oid uint32) string {
 	return strconv.FormatUint(uint64(oid), 10)
 }
 
-// rowOf reads the row that the reader is at, and about how many bytes it takes.
-func rowOf(reader *pgconn.ResultReader, binary bool) (*gatewayv1.Row, int) {
-	raw := reader.Values()
+// rowOf copies a row, and tells about how many bytes it takes.
+func rowOf(raw [][]byte, binary bool) (*gatewayv1.Row, int) {
 	row := &gatewayv1.Row{Values: make([]*gatewayv1.Value, len(raw))}
 	size := 2
 	for i, b := range raw {
@@ -98,44 +96,4 @@ func valueOf(b []byte, binary bool) *gatewayv1.Value {
 	default:
 		return &gatewayv1.Value{Value: &gatewayv1.Value_Text{Text: string(b)}}
 	}
-}
-
-// stream sends a result as it comes: PostgreSQL is read no faster than the caller reads.
-type stream struct {
-	out    grpc.ServerStreamingServer[gatewayv1.QueryResponse]
-	binary bool
-	next   *gatewayv1.QueryResponse
-	size   int
-}
-
-func (s *stream) rows(reader *pgconn.ResultReader) error {
-	first := true
-	for reader.NextRow() {
-		if first {
-			s.next, first = &gatewayv1.QueryResponse{Columns: columns(reader.FieldDescriptions())}, false
-		}
-		row, size := rowOf(reader, s.binary)
-		s.next.Rows = append(s.next.Rows, row)
-		if s.size += size; s.size >= messageBytes {
-			if err := s.send(); err != nil {
-				return err
-			}
-		}
-	}
-	if first {
-		s.next = &gatewayv1.QueryResponse{Columns: columns(reader.FieldDescriptions())}
-	}
-	return nil
-}
-
-func (s *stream) send() error {
-	err := s.out.Send(s.next)
-	s.next, s.size = &gatewayv1.QueryResponse{}, 0
-	return err
-}
-
-// end sends what is left with the command tag.
-func (s *stream) end(tag string) error {
-	s.next.CommandTag = tag
-	return s.send()
 }
