@@ -58,7 +58,7 @@ func Start(ctx context.Context, binary string, flags ...string) (_ *System, err 
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	s.process = exec.Command(binary, append([]string{"dev", "--data", data, "--temporary", "--ephemeral-ports"}, flags...)...)
+	s.process = exec.CommandContext(context.WithoutCancel(ctx), binary, append([]string{"dev", "--data", data, "--temporary", "--ephemeral-ports"}, flags...)...)
 	s.process.Stdout, s.process.Stderr = log, log
 	s.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := s.process.Start(); err != nil {

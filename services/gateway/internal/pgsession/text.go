@@ -52,10 +52,10 @@ func Inspect(sql string) Text {
 	count := 0
 	for tok, ok := s.next(); ok; tok, ok = s.next() {
 		count++
-		switch {
-		case count == 1:
+		switch count {
+		case 1:
 			t.start(tok)
-		case count == 2:
+		case 2:
 			second = tok.word
 		}
 		if tok.sign == '(' && last.word != "" {
