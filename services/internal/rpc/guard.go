@@ -156,20 +156,18 @@ func (c *call) end(err error, panicked any) error {
 		err = fault.New(codes.Internal, fault.Internal, "something went wrong inside; the server's log tells what").
 			Because(fmt.Errorf("panic: %v", panicked))
 	}
-	fields := []zap.Field{zap.String("method", c.method), zap.Duration("took", time.Since(c.start)), zap.String("caller", c.caller.Actor())}
-	if c.caller.IsTenant() {
-		fields = append(fields, zap.Stringer("company", c.caller.CompanyID))
-	}
 	if err == nil {
 		c.observe(codes.OK)
-		c.log.Debug("call", append(fields, zap.Stringer("code", codes.OK))...)
+		if c.log.Core().Enabled(zap.DebugLevel) { // Most calls end here, and their fields cost more than asking.
+			c.log.Debug("call", append(c.fields(), zap.Stringer("code", codes.OK))...)
+		}
 		return nil
 	}
 	// A service's own database that is away for a moment is no fault inside: who asks again will have its answer.
 	err = pg.Unavailable(err)
 	f := fault.From(err)
 	c.observe(f.Code)
-	fields = append(fields, zap.Stringer("code", f.Code), zap.String("reason", f.Reason), zap.Error(err))
+	fields := append(c.fields(), zap.Stringer("code", f.Code), zap.String("reason", f.Reason), zap.Error(err))
 	switch f.Code {
 	case codes.Internal, codes.Unknown, codes.DataLoss:
 		c.log.Error("call", fields...)
@@ -180,6 +178,15 @@ func (c *call) end(err error, panicked any) error {
 		return err // Another service's answer passes as it is, with details of which we know nothing.
 	}
 	return f.GRPCStatus().Err()
+}
+
+// fields are what the log says of every call.
+func (c *call) fields() []zap.Field {
+	fields := []zap.Field{zap.String("method", c.method), zap.Duration("took", time.Since(c.start)), zap.String("caller", c.caller.Actor())}
+	if c.caller.IsTenant() {
+		fields = append(fields, zap.Stringer("company", c.caller.CompanyID))
+	}
+	return fields
 }
 
 // validate checks a message against the rules in the contract.

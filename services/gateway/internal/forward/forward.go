@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 	"sync"
 
@@ -51,6 +52,13 @@ func Parse(text string) (Upstream, error) {
 // upstreamGroup begins the name of every upstream.
 const upstreamGroup = "upstream/"
 
+// Windows of flow control, in bytes: how much of one stream, and of all streams of a connection, may be under way or lie in
+// memory here because the other side does not read. That they are fixed spares the pings by which gRPC would find them out.
+const (
+	streamWindow = 1 << 20
+	connWindow   = 4 << 20
+)
+
 // Forwarder forwards calls. Close it when the server has stopped.
 type Forwarder struct {
 	upstreams  map[string]*upstream
@@ -75,7 +83,7 @@ func New(upstreams []Upstream, files rpc.TLS, signer *token.Signer, log *zap.Log
 			return nil, errors.Join(fmt.Errorf("forward: the service %s has two upstreams", u.Service), f.Close())
 		}
 		files.Peer = u.Name
-		conn, err := rpc.Dial(u.Target, files, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(Codec())))
+		conn, err := rpc.Dial(u.Target, files, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(Codec())), grpc.WithStaticStreamWindowSize(streamWindow), grpc.WithStaticConnWindowSize(connWindow))
 		if err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
@@ -88,7 +96,10 @@ func New(upstreams []Upstream, files rpc.TLS, signer *token.Signer, log *zap.Log
 // Options are what a server needs to forward: the codec that leaves messages as they are, and the handler of services
 // that the server does not have itself.
 func (f *Forwarder) Options() []grpc.ServerOption {
-	return []grpc.ServerOption{grpc.ForceServerCodecV2(Codec()), grpc.UnknownServiceHandler(f.handle)}
+	return []grpc.ServerOption{
+		grpc.ForceServerCodecV2(Codec()), grpc.UnknownServiceHandler(f.handle),
+		grpc.StaticStreamWindowSize(streamWindow), grpc.StaticConnWindowSize(connWindow),
+	}
 }
 
 // Close ends the connections to the upstreams. Calls must have ended before.
@@ -133,13 +144,11 @@ func (f *Forwarder) outgoing(ctx context.Context, u *upstream) (context.Context,
 	if err != nil {
 		return nil, err
 	}
-	incoming, _ := metadata.FromIncomingContext(ctx)
-	md := make(metadata.MD, len(incoming)+1)
-	for name, values := range incoming {
-		if passes(name) {
-			md[name] = values
-		}
+	md, ok := metadata.FromIncomingContext(ctx) // a copy of our own
+	if !ok {
+		md = metadata.MD{}
 	}
+	maps.DeleteFunc(md, func(name string, _ []string) bool { return !passes(name) })
 	md.Set(AssertionMetadata, assertion)
 	return metadata.NewOutgoingContext(ctx, md), nil
 }

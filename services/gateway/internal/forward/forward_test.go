@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
@@ -130,9 +131,17 @@ type fixture struct {
 	verifier *token.Verifier
 	caller   identity.Caller
 	stop     func() // ends the upstream
+	address  string // the gateway's
+	ca       string
 }
 
-func start(t *testing.T) *fixture {
+func start(t testing.TB) *fixture {
+	t.Helper()
+	return startWith(t, zaptest.NewLogger(t))
+}
+
+// startWith is start with another logger.
+func startWith(t testing.TB, log *zap.Logger) *fixture {
 	t.Helper()
 	authority, err := pki.Open(t.TempDir())
 	require.NoError(t, err)
@@ -144,30 +153,31 @@ func start(t *testing.T) *fixture {
 		caller: identity.Caller{Kind: identity.User, CompanyID: uuid.New(), UserID: uuid.New(), SessionID: uuid.New(),
 			Roles: []string{"user"}},
 	}
-	target, stop := serve(t, authority, "upstream/tests", rpc.Access{"/" + service + "/*": {identity.Gateway}}, nil, nil,
+	target, stop := serve(t, log, authority, "upstream/tests", rpc.Access{"/" + service + "/*": {identity.Gateway}}, nil, nil,
 		func(s *rpc.Server) { testpb.RegisterTestServiceServer(s, f.upstream) })
 	f.stop = stop
 
 	files := tlsOf(t, authority, "service/gateway")
-	fw, err := forward.New([]forward.Upstream{{Service: service, Name: "upstream/tests", Target: target}}, files, signer, zaptest.NewLogger(t))
+	fw, err := forward.New([]forward.Upstream{{Service: service, Name: "upstream/tests", Target: target}}, files, signer, log)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, fw.Close()) })
-	address, _ := serve(t, authority, "service/gateway", rpc.Access{rpc.Forwarded: {identity.User, identity.Operator}}, fw.Options(),
+	address, _ := serve(t, log, authority, "service/gateway", rpc.Access{rpc.Forwarded: {identity.User, identity.Operator}}, fw.Options(),
 		func(context.Context, identity.Caller, metadata.MD) (identity.Caller, error) { return f.caller, nil },
 		func(*rpc.Server) {})
-	f.conn, err = rpc.Dial(address, rpc.TLS{CA: authority.CA()})
+	f.address, f.ca = address, authority.CA()
+	f.conn, err = rpc.Dial(address, rpc.TLS{CA: f.ca})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, f.conn.Close()) })
 	f.client = testpb.NewTestServiceClient(f.conn)
 	return f
 }
 
-func serve(t *testing.T, authority *pki.Authority, name string, access rpc.Access, options []grpc.ServerOption,
+func serve(t testing.TB, log *zap.Logger, authority *pki.Authority, name string, access rpc.Access, options []grpc.ServerOption,
 	authenticate func(context.Context, identity.Caller, metadata.MD) (identity.Caller, error), register func(*rpc.Server),
 ) (string, func()) {
 	t.Helper()
 	s, err := rpc.NewServer(rpc.Config{Name: name, TLS: tlsOf(t, authority, name), Access: access, Authenticate: authenticate,
-		Logger: zaptest.NewLogger(t), Options: options, Grace: time.Second})
+		Logger: log, Options: options, Grace: time.Second})
 	require.NoError(t, err)
 	register(s)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -183,7 +193,7 @@ func serve(t *testing.T, authority *pki.Authority, name string, access rpc.Acces
 	return l.Addr().String(), stop
 }
 
-func tlsOf(t *testing.T, authority *pki.Authority, name string) rpc.TLS {
+func tlsOf(t testing.TB, authority *pki.Authority, name string) rpc.TLS {
 	t.Helper()
 	files, err := authority.Issue(name, "127.0.0.1")
 	require.NoError(t, err)
