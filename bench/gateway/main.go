@@ -120,11 +120,19 @@ func choose(only string) ([]part, error) {
 	}
 	for _, p := range chosen {
 		for _, program := range p.needs {
-			if _, err := exec.LookPath(program); err != nil {
+			if _, err := find(program); err != nil {
 				return nil, fmt.Errorf("%s is compared with %s, which is not here: `make bench-deps` installs it (Debian's package %s), or choose others with --only",
 					p.name, program, program)
 			}
 		}
 	}
 	return chosen, nil
+}
+
+// find returns where a peer's program is. Debian has it where only root looks.
+func find(program string) (string, error) {
+	if path, err := exec.LookPath(program); err == nil {
+		return path, nil
+	}
+	return exec.LookPath(filepath.Join("/usr/sbin", program))
 }

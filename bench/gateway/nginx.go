@@ -85,7 +85,11 @@ func (n nginx) start(ctx context.Context, r *rig) (*child, error) {
 	if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
 		return nil, err
 	}
-	c, err := spawn(r.log("nginx"), "nginx", nil, "-c", path, "-e", "stderr")
+	program, err := find("nginx")
+	if err != nil {
+		return nil, err
+	}
+	c, err := spawn(r.log("nginx"), program, nil, "-c", path, "-e", "stderr")
 	if err != nil {
 		return nil, err
 	}

@@ -87,7 +87,11 @@ func (r *rig) startBouncer(ctx context.Context, tenants []tenant) (*bouncer, err
 	if os.Getuid() == 0 {
 		args = []string{"-u", "nobody", path} // It refuses to run as root.
 	}
-	if b.child, err = spawn(r.log("pgbouncer"), "pgbouncer", nil, args...); err != nil {
+	program, err := find("pgbouncer")
+	if err != nil {
+		return nil, err
+	}
+	if b.child, err = spawn(r.log("pgbouncer"), program, nil, args...); err != nil {
 		return nil, err
 	}
 	if err := b.await(ctx, listens(b.address)); err != nil {
