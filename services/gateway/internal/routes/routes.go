@@ -7,7 +7,6 @@ package routes
 
 import (
 	"context"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,7 +19,7 @@ import (
 	"github.com/tenantry/tenantry/services/internal/fault"
 )
 
-// Route is where one tenant lives. It is never changed: a change makes another.
+// Route is where one tenant lives. It is never changed: a change makes another. Whoever gave one to a table has given it away.
 type Route struct {
 	CompanyID, DatabaseID uuid.UUID
 	Slug                  string
@@ -47,26 +46,24 @@ type Table struct {
 	events   Events
 	log      *zap.Logger
 
-	state    atomic.Pointer[state]
+	known    atomic.Pointer[replica]
 	clusters atomic.Pointer[map[string]*registryv1.Cluster]
 	fresh    atomic.Int64 // when the stream last spoke, in Unix nanoseconds
 	sequence int64        // Run's alone
 
+	writing sync.Mutex // one changes what is known at a time; readers take no lock
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at each change
 	ready   chan struct{} // closed with the first snapshot
 }
 
-// state is one whole snapshot with the changes since. Its maps are safe for readers beside the one writer.
-type state struct {
-	byID   sync.Map // uuid.UUID → *Route
-	bySlug sync.Map // string → *Route
-}
-
-// New returns a table that follows a registry. instance names this gateway.
+// New returns a table that follows a registry. instance names this gateway. Without a registry, a table is what is Put.
 func New(client registryv1.RouteServiceClient, instance string, events Events, log *zap.Logger) *Table {
+	if log == nil {
+		log = zap.NewNop()
+	}
 	t := &Table{client: client, instance: instance, events: events, log: log, changed: make(chan struct{}), ready: make(chan struct{})}
-	t.state.Store(&state{})
+	t.known.Store(newReplica())
 	t.clusters.Store(&map[string]*registryv1.Cluster{})
 	return t
 }
@@ -85,20 +82,14 @@ func (t *Table) Age() time.Duration {
 
 // ByID returns a company's route.
 func (t *Table) ByID(company uuid.UUID) (*Route, bool) {
-	r, ok := t.state.Load().byID.Load(company)
-	if !ok {
-		return nil, false
-	}
-	return r.(*Route), true
+	r := t.known.Load().byID.get(company)
+	return r, r != nil
 }
 
 // BySlug returns the route of the company with a slug.
 func (t *Table) BySlug(slug string) (*Route, bool) {
-	r, ok := t.state.Load().bySlug.Load(slug)
-	if !ok {
-		return nil, false
-	}
-	return r.(*Route), true
+	r := t.known.Load().bySlug.get(slug)
+	return r, r != nil
 }
 
 // Cluster returns a cluster.
@@ -154,188 +145,4 @@ func (t *Table) wait(ctx context.Context, find func(*Table) (*Route, bool)) (*Ro
 			return nil, false
 		}
 	}
-}
-
-const (
-	firstRetry = 50 * time.Millisecond
-	lastRetry  = 2 * time.Second
-	// silence is how long a stream that lives is silent at most; the registry's heartbeat comes more often.
-	silence = 15 * time.Second
-)
-
-// Run follows the registry until the context ends, and goes on where it was after the stream broke.
-func (t *Table) Run(ctx context.Context) {
-	wait := firstRetry
-	for ctx.Err() == nil {
-		spoke, err := t.follow(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		if spoke {
-			wait = firstRetry
-		}
-		t.log.Warn("the registry's route stream broke; serving on with what is known", zap.Duration("age", t.Age()), zap.Error(err))
-		select {
-		case <-time.After(wait + rand.N(wait)):
-		case <-ctx.Done():
-		}
-		wait = min(2*wait, lastRetry)
-	}
-}
-
-func (t *Table) follow(ctx context.Context) (spoke bool, err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stream, err := t.client.WatchRoutes(ctx, &registryv1.WatchRoutesRequest{ResumeAfter: t.sequence, Instance: t.instance})
-	if err != nil {
-		return false, err
-	}
-	mute := time.AfterFunc(silence, func() { cancel(context.DeadlineExceeded) })
-	defer mute.Stop()
-	var loading *snapshot
-	for {
-		m, err := stream.Recv()
-		if err != nil {
-			return spoke, err
-		}
-		spoke = true
-		mute.Reset(silence)
-		t.fresh.Store(time.Now().UnixNano())
-		loading = t.take(m, loading)
-	}
-}
-
-// snapshot is one on its way.
-type snapshot struct {
-	state    *state
-	clusters map[string]*registryv1.Cluster
-}
-
-// take applies one message and returns the snapshot that it belongs to, nil for none.
-func (t *Table) take(m *registryv1.WatchRoutesResponse, loading *snapshot) *snapshot {
-	switch e := m.GetEvent().(type) {
-	case *registryv1.WatchRoutesResponse_SnapshotStart:
-		return &snapshot{state: &state{}, clusters: map[string]*registryv1.Cluster{}}
-	case *registryv1.WatchRoutesResponse_Routes:
-		if loading != nil {
-			for _, r := range e.Routes.GetRoutes() {
-				loading.state.put(routeOf(r), nil)
-			}
-		}
-		return loading
-	case *registryv1.WatchRoutesResponse_Cluster:
-		if loading != nil {
-			loading.clusters[e.Cluster.GetName()] = e.Cluster
-			return loading
-		}
-		clusters := map[string]*registryv1.Cluster{}
-		for name, c := range *t.clusters.Load() {
-			clusters[name] = c
-		}
-		clusters[e.Cluster.GetName()] = e.Cluster
-		t.clusters.Store(&clusters)
-	case *registryv1.WatchRoutesResponse_SnapshotEnd:
-		if loading != nil {
-			t.swap(loading)
-		}
-	case *registryv1.WatchRoutesResponse_Route:
-		t.Put(routeOf(e.Route))
-	case *registryv1.WatchRoutesResponse_RouteRemoved:
-		t.remove(uuid.UUID(e.RouteRemoved.GetCompanyId()))
-	case *registryv1.WatchRoutesResponse_CredentialsRevoked:
-		t.events.Revoked(uuids(e.CredentialsRevoked.GetSessionIds()), uuids(e.CredentialsRevoked.GetApiKeyIds()), e.CredentialsRevoked.GetForgetTime().AsTime())
-	case *registryv1.WatchRoutesResponse_Checkpoint:
-	}
-	t.sequence = m.GetSequence()
-	return nil
-}
-
-// swap puts a whole snapshot in place of what was known.
-func (t *Table) swap(s *snapshot) {
-	before := t.state.Load()
-	t.clusters.Store(&s.clusters)
-	t.state.Store(s.state)
-	before.byID.Range(func(id, old any) bool {
-		now, ok := s.state.byID.Load(id)
-		if !ok {
-			t.events.Drain(old.(*Route).DatabaseID)
-		} else {
-			t.drain(old.(*Route), now.(*Route))
-		}
-		return true
-	})
-	select {
-	case <-t.ready:
-	default:
-		close(t.ready)
-		t.log.Info("the routes are known")
-	}
-	t.announce()
-}
-
-// Put makes a route known, unless a newer version of it is. Run calls it, and so may whoever has no registry to follow,
-// such as a benchmark.
-func (t *Table) Put(r *Route) {
-	s := t.state.Load()
-	old, _ := t.ByID(r.CompanyID)
-	if old != nil && old.Version > r.Version {
-		return
-	}
-	s.put(r, old)
-	if old != nil {
-		t.drain(old, r)
-	}
-	t.announce()
-}
-
-func (s *state) put(r, old *Route) {
-	s.byID.Store(r.CompanyID, r)
-	s.bySlug.Store(r.Slug, r)
-	if old != nil && old.Slug != r.Slug {
-		s.bySlug.CompareAndDelete(old.Slug, old)
-	}
-}
-
-func (t *Table) remove(company uuid.UUID) {
-	old, ok := t.ByID(company)
-	if !ok {
-		return
-	}
-	s := t.state.Load()
-	s.byID.Delete(company)
-	s.bySlug.CompareAndDelete(old.Slug, old)
-	t.events.Drain(old.DatabaseID)
-	t.announce()
-}
-
-// drain closes what was connected to where a tenant no longer is, or may no longer be reached.
-func (t *Table) drain(old, now *Route) {
-	if old.DatabaseID != now.DatabaseID || old.Cluster != now.Cluster || old.PasswordVersion != now.PasswordVersion ||
-		now.State != registryv1.CompanyState_COMPANY_STATE_ACTIVE {
-		t.events.Drain(old.DatabaseID)
-	}
-}
-
-func (t *Table) announce() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	close(t.changed)
-	t.changed = make(chan struct{})
-}
-
-func routeOf(r *registryv1.Route) *Route {
-	return &Route{
-		CompanyID: uuid.UUID(r.GetCompanyId()), DatabaseID: uuid.UUID(r.GetDatabaseId()), Slug: r.GetSlug(), Cluster: r.GetCluster(),
-		State: r.GetState(), Version: r.GetVersion(), SchemaVersion: r.GetSchemaVersion(), PasswordVersion: r.GetPasswordVersion(),
-	}
-}
-
-func uuids(raw [][]byte) []uuid.UUID {
-	out := make([]uuid.UUID, 0, len(raw))
-	for _, b := range raw {
-		if id, err := uuid.FromBytes(b); err == nil {
-			out = append(out, id)
-		}
-	}
-	return out
 }

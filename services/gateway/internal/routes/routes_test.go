@@ -57,7 +57,7 @@ func (r *registry) WatchRoutes(q *registryv1.WatchRoutesRequest, out grpc.Server
 
 // fixture is a table that follows a registry, and what it told others.
 type fixture struct {
-	t        *testing.T
+	t        testing.TB
 	table    *routes.Table
 	registry *registry
 
@@ -66,7 +66,7 @@ type fixture struct {
 	revoked []uuid.UUID
 }
 
-func start(t *testing.T) *fixture {
+func start(t testing.TB) *fixture {
 	t.Helper()
 	f := &fixture{t: t, registry: &registry{streams: make(chan *stream)}}
 	l := bufconn.Listen(1 << 16)
@@ -292,37 +292,4 @@ func TestReadersRunBesideTheWriter(t *testing.T) {
 	}
 	close(stop)
 	readers.Wait()
-}
-
-// BenchmarkByID looks one of 100,000 routes up.
-func BenchmarkByID(b *testing.B) {
-	table, ids := filled(b, 100_000)
-	b.ReportAllocs()
-	i := 0
-	for b.Loop() {
-		if _, ok := table.ByID(ids[i%len(ids)]); !ok {
-			b.Fatal("it is not there")
-		}
-		i++
-	}
-}
-
-func TestALookUpAllocatesNothing(t *testing.T) {
-	table, ids := filled(t, 1000)
-	require.Zero(t, testing.AllocsPerRun(1000, func() {
-		if _, ok := table.ByID(ids[7]); !ok {
-			t.Error("it is not there")
-		}
-	}))
-}
-
-func filled(tb testing.TB, n int) (*routes.Table, []uuid.UUID) {
-	tb.Helper()
-	table := routes.New(nil, "test", routes.Events{}, nil)
-	ids := make([]uuid.UUID, n)
-	for i := range ids {
-		ids[i] = uuid.New()
-		table.Put(&routes.Route{CompanyID: ids[i], DatabaseID: ids[i], Slug: ids[i].String(), Version: 1, State: active})
-	}
-	return table, ids
 }
