@@ -103,7 +103,7 @@ func TestMigrateReportsTheOneTenantThatFailsAndMigratesTheOthers(t *testing.T) {
 	for _, want := range []string{"failed  bad", "MIGRATION_FAILED", version + "_vouchers.sql", "sqlstate: 42P07", "CREATE TABLE vouchers", "2 of 3 tenants are at " + version} {
 		require.Contains(t, got.out, want)
 	}
-	require.Contains(t, got.errOut, "1 of 3 tenants could not be migrated")
+	require.Contains(t, got.errOut, "1 of 3 tenants failed")
 	require.Equal(t, []string{version, before, version}, []string{s.schemaVersion(first), s.schemaVersion(bad), s.schemaVersion(last)})
 
 	asJSON := s.tenantry("migrate", "--json")

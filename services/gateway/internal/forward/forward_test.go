@@ -40,6 +40,7 @@ type upstream struct {
 	mu       sync.Mutex
 	metadata metadata.MD
 	deadline time.Time
+	begun    chan struct{} // by a call that waits for its end
 	ended    chan struct{}
 }
 
@@ -87,6 +88,7 @@ func (u *upstream) StreamingOutputCall(r *testpb.StreamingOutputCallRequest, out
 		}
 	}
 	if len(r.GetResponseParameters()) == 0 {
+		close(u.begun)
 		<-out.Context().Done()
 		close(u.ended)
 	}
@@ -148,7 +150,7 @@ func startWith(t testing.TB, log *zap.Logger) *fixture {
 	signer, err := token.NewSigner()
 	require.NoError(t, err)
 	f := &fixture{
-		upstream: &upstream{ended: make(chan struct{})},
+		upstream: &upstream{begun: make(chan struct{}), ended: make(chan struct{})},
 		verifier: token.NewVerifier(signer.Keys()...),
 		caller: identity.Caller{Kind: identity.User, CompanyID: uuid.New(), UserID: uuid.New(), SessionID: uuid.New(),
 			Roles: []string{"user"}},
@@ -317,7 +319,8 @@ func TestACallerWhoGoesAwayEndsTheUpstreamsCall(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	_, err := f.client.StreamingOutputCall(ctx, &testpb.StreamingOutputCallRequest{})
 	require.NoError(t, err)
-	time.AfterFunc(50*time.Millisecond, cancel)
+	<-f.upstream.begun
+	cancel()
 	select {
 	case <-f.upstream.ended:
 	case <-time.After(30 * time.Second):

@@ -112,12 +112,13 @@ func (t *Table) swap(s *snapshot) {
 	before := t.known.Load()
 	t.clusters.Store(&s.clusters)
 	t.known.Store(s.replica)
-	before.byID.each(func(old *Route) {
+	before.byID.each(func(old *Route) bool {
 		if now := s.replica.byID.get(old.CompanyID); now != nil {
 			t.drain(old, now)
 		} else {
 			t.events.Drain(old.DatabaseID)
 		}
+		return true
 	})
 	select {
 	case <-t.ready:

@@ -116,16 +116,16 @@ func (x *index[K]) copied(s *slots, size int, without *Route) *slots {
 	return out
 }
 
-// each calls f with every route, in no order.
-func (x *index[K]) each(f func(*Route)) {
+// each calls f with every route, in no order, until f returns false.
+func (x *index[K]) each(f func(*Route) bool) {
 	for i := range x.shards {
 		s := x.shards[i].Load()
 		if s == nil {
 			continue
 		}
 		for j := range s.at {
-			if r := s.at[j].Load(); r != nil {
-				f(r)
+			if r := s.at[j].Load(); r != nil && !f(r) {
+				return
 			}
 		}
 	}
