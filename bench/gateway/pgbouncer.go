@@ -31,12 +31,13 @@ const (
 // bouncerConf lets every client in without a password and without TLS, which the gateway's callers have: what it
 // answers is a lower bound of what it costs.
 const bouncerConf = `[databases]
-* = host=%s port=%s user=%s password=%s
+* = host=%s port=%s
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = %s
 unix_socket_dir =
-auth_type = any
+auth_type = trust
+auth_file = %s
 pool_mode = transaction
 default_pool_size = %d
 max_db_connections = %d
@@ -79,7 +80,12 @@ func (r *rig) startBouncer(ctx context.Context, tenants []tenant) (*bouncer, err
 		return nil, err
 	}
 	path := filepath.Join(dir, "pgbouncer.ini")
-	text := fmt.Sprintf(bouncerConf, admin.Hostname(), admin.Port(), bouncerRole, password, port, perTenant, perTenant, budget, int(callWithin.Seconds()))
+	// A role in the entry of a database instead would be counted for each database by itself.
+	users := filepath.Join(dir, "userlist.txt")
+	if err := os.WriteFile(users, fmt.Appendf(nil, "%q %q\n", bouncerRole, password), 0o600); err != nil {
+		return nil, err
+	}
+	text := fmt.Sprintf(bouncerConf, admin.Hostname(), admin.Port(), port, users, perTenant, perTenant, budget, int(callWithin.Seconds()))
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
