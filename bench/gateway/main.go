@@ -16,13 +16,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
-	"slices"
-	"strings"
 	"syscall"
-	"time"
 
 	"github.com/tenantry/tenantry/bench/harness"
 )
@@ -37,24 +32,16 @@ func main() {
 	}
 }
 
-// part is one thing that is measured; it reports some comparisons.
-type part struct {
-	name string
-	// needs are programs of peers, each in the Debian package of its name.
-	needs []string
-	run   func(context.Context, *rig) error
-}
-
 // parts are in the order in which the later ones need more tenants.
-func parts() []part {
-	return []part{
-		{"forward", []string{"nginx"}, measureForward},
-		{"query-by-key", nil, measureQueryByKey},
-		{"stream-1m", nil, measureStream},
-		{"flood", nil, measureFlood},
-		{"zipf-2000", []string{"pgbouncer"}, measureZipf},
-		{"gateway-rss", nil, measureRSS},
-		{"routes", nil, measureRoutes},
+func parts() []harness.Part[*rig] {
+	return []harness.Part[*rig]{
+		{Name: "forward", Needs: []string{"nginx"}, Run: measureForward},
+		{Name: "query-by-key", Run: measureQueryByKey},
+		{Name: "stream-1m", Run: measureStream},
+		{Name: "flood", Run: measureFlood},
+		{Name: "zipf-2000", Needs: []string{"pgbouncer"}, Run: measureZipf},
+		{Name: "gateway-rss", Run: measureRSS},
+		{Name: "routes", Run: measureRoutes},
 	}
 }
 
@@ -64,75 +51,21 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 			return role(ctx, args[1:], out)
 		}
 	}
+	var options harness.Options
 	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
-	only := flags.String("only", "", "run these parts alone: "+strings.Join(names(parts()), ", "))
-	binary := flags.String("binary", filepath.Join("bin", "tenantry"), "the tenantry to measure")
-	results := flags.String("results", filepath.Join("bench", "results"), "directory of gateway.jsonl")
+	options.Define(flags)
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	chosen, err := choose(*only)
+	chosen, err := harness.Choose(parts(), options.Only)
 	if err != nil {
 		return err
 	}
-	report, err := harness.NewReport(out, *results, "gateway")
+	report, err := harness.NewReport(out, options.Results, "gateway")
 	if err != nil {
 		return err
 	}
-	r := &rig{binary: *binary, report: report}
+	r := &rig{binary: options.Binary, report: report}
 	defer func() { err = errors.Join(err, r.stop(), report.Close()) }()
-	for _, p := range chosen {
-		begun := time.Now()
-		if err := r.report.Printf("\n%s\n", p.name); err != nil {
-			return err
-		}
-		if err := p.run(ctx, r); err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
-		}
-		if err := r.report.Printf("  (%s took %.0f s)\n", p.name, time.Since(begun).Seconds()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func names(ps []part) []string {
-	var out []string
-	for _, p := range ps {
-		out = append(out, p.name)
-	}
-	return out
-}
-
-// choose returns the parts of a list of names, all for none, when their peers are here.
-func choose(only string) ([]part, error) {
-	all := parts()
-	chosen := all
-	if only != "" {
-		chosen = nil
-		for name := range strings.SplitSeq(only, ",") {
-			i := slices.IndexFunc(all, func(p part) bool { return p.name == name })
-			if i < 0 {
-				return nil, fmt.Errorf("--only: got %q, want some of %s", name, strings.Join(names(all), ", "))
-			}
-			chosen = append(chosen, all[i])
-		}
-	}
-	for _, p := range chosen {
-		for _, program := range p.needs {
-			if _, err := find(program); err != nil {
-				return nil, fmt.Errorf("%s is compared with %s, which is not here: `make bench-deps` installs it (Debian's package %s), or choose others with --only",
-					p.name, program, program)
-			}
-		}
-	}
-	return chosen, nil
-}
-
-// find returns where a peer's program is. Debian has it where only root looks.
-func find(program string) (string, error) {
-	if path, err := exec.LookPath(program); err == nil {
-		return path, nil
-	}
-	return exec.LookPath(filepath.Join("/usr/sbin", program))
+	return harness.Run(ctx, out, chosen, r)
 }

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"text/template"
+
+	"github.com/tenantry/tenantry/bench/harness"
 )
 
 // nginx says where it listens and whom it calls, as host:port, and with which certificate.
@@ -85,7 +87,7 @@ func (n nginx) start(ctx context.Context, r *rig) (*child, error) {
 	if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
 		return nil, err
 	}
-	program, err := find("nginx")
+	program, err := harness.Find("nginx")
 	if err != nil {
 		return nil, err
 	}

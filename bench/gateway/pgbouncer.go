@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tenantry/tenantry/bench/harness"
 )
 
 // bouncerRole is the one login role of all PgBouncer's server connections. PgBouncer has no limit for a server: those it
@@ -93,7 +95,7 @@ func (r *rig) startBouncer(ctx context.Context, tenants []tenant) (*bouncer, err
 	if os.Getuid() == 0 {
 		args = []string{"-u", "nobody", path} // It refuses to run as root.
 	}
-	program, err := find("pgbouncer")
+	program, err := harness.Find("pgbouncer")
 	if err != nil {
 		return nil, err
 	}

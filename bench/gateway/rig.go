@@ -67,19 +67,15 @@ func (r *rig) stop() error {
 	return err
 }
 
-// drop drops tenants' databases, side by side: thousands of them at the end of `tenantry dev` take longer than it is given.
+// drop drops tenants' databases.
 func (r *rig) drop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	var group errgroup.Group
-	group.SetLimit(signupsAtOnce)
+	var databases []string
 	for _, t := range r.tenants {
-		group.Go(func() error {
-			_, err := r.system.Admin.Exec(ctx, "DROP DATABASE IF EXISTS "+t.database+" WITH (FORCE)")
-			return err
-		})
+		databases = append(databases, t.database)
 	}
-	return group.Wait()
+	return r.system.Drop(ctx, databases)
 }
 
 // start starts the system unless it runs, with the budget for its cluster.
