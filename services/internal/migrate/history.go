@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -51,27 +52,26 @@ type revision struct {
 	applied, total int
 	hash           string
 	partial        []string
-	executed       time.Time
 	failure        string
 	statement      string // that failed
 }
 
 func (h *history) table() string { return pg.Quote(h.schema) + "." + pg.Quote(revisionsTable) }
 
-// read reads the table; one that is missing is an empty history.
+// read reads the table; one that is missing is an empty history. It is one simple message, whatever the session's
+// settings: this is all that a database with nothing to do is asked, by the thousand.
 func (h *history) read(ctx context.Context, conn *pgx.Conn) error {
 	h.exists, h.revisions = true, nil
-	rows, err := conn.Query(ctx, `SELECT version, type, applied, total, hash, coalesce(partial_hashes, '[]'), executed_at,
-		coalesce(error, ''), coalesce(error_stmt, '') FROM `+h.table()+" WHERE version <> $1", pgx.QueryExecModeExec, cloudRow)
+	results, err := conn.PgConn().Exec(ctx, "SELECT version, type, applied, total, hash, coalesce(partial_hashes, '[]'), coalesce(error, ''), coalesce(error_stmt, '') FROM "+
+		h.table()+" WHERE version <> "+literal(cloudRow)).ReadAll()
 	if err == nil {
-		h.revisions, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (revision, error) {
+		for _, row := range results[0].Rows {
 			var r revision
-			var partial []byte
-			if err := row.Scan(&r.version, &r.kind, &r.applied, &r.total, &r.hash, &partial, &r.executed, &r.failure, &r.statement); err != nil {
-				return r, err
+			if r, err = parseRevision(row); err != nil {
+				break
 			}
-			return r, json.Unmarshal(partial, &r.partial)
-		})
+			h.revisions = append(h.revisions, r)
+		}
 	}
 	switch pg.Code(err) {
 	case pgerrcode.UndefinedTable, pgerrcode.InvalidSchemaName:
@@ -83,6 +83,17 @@ func (h *history) read(ctx context.Context, conn *pgx.Conn) error {
 	}
 	slices.SortFunc(h.revisions, func(a, b revision) int { return cmp.Compare(a.version, b.version) })
 	return nil
+}
+
+// parseRevision reads a row that came as text.
+func parseRevision(row [][]byte) (r revision, err error) {
+	r.version, r.hash, r.failure, r.statement = string(row[0]), string(row[4]), string(row[6]), string(row[7])
+	for i, to := range []*int{&r.kind, &r.applied, &r.total} {
+		if *to, err = strconv.Atoi(string(row[i+1])); err != nil {
+			return r, err
+		}
+	}
+	return r, json.Unmarshal(row[5], &r.partial)
 }
 
 // create makes the table as the CLI does.
