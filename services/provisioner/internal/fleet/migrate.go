@@ -31,8 +31,8 @@ func NewMigrator(clusters *cluster.Set, tenants registryv1.TenantServiceClient) 
 	return &Migrator{clusters, tenants}
 }
 
-// Migrate brings a tenant's database to a release and tells the registry its version. Results are schema.Bring's: the
-// core set's is the first, when there is one.
+// Migrate brings a tenant's database to a release, marks it, and tells the registry its version. Results are
+// schema.Bring's: the core set's is the first, when there is one.
 func (m *Migrator) Migrate(ctx context.Context, t *registryv1.Tenant, r *release.Release, opts schema.Options) (results []schema.SetResult, err error) {
 	database, err := uuid.Parse(t.GetDatabaseId())
 	if err != nil {
@@ -44,12 +44,41 @@ func (m *Migrator) Migrate(ctx context.Context, t *registryv1.Tenant, r *release
 	}
 	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
 	results, err = schema.Bring(ctx, conn, r, t.GetPlugins(), opts)
+	if err == nil && !opts.DryRun && opts.ToVersion == "" {
+		err = schema.SetMark(ctx, conn, schema.Mark(r, t.GetPlugins()))
+	}
 	// Also when a later file or set failed, what was applied is told.
 	if len(results) > 0 && !opts.DryRun && results[0].To != "" && results[0].To != t.GetSchemaVersion() {
 		_, told := m.tenants.RecordSchemaVersion(context.WithoutCancel(ctx), &registryv1.RecordSchemaVersionRequest{CompanyId: t.GetCompanyId(), SchemaVersion: results[0].To})
 		err = errors.Join(err, told)
 	}
 	return results, err
+}
+
+// marked tells which of some tenants have nothing to be done: their databases bear the mark of the release, and the
+// registry knows their version. What cannot be asked is looked at.
+func (m *Migrator) marked(ctx context.Context, some []*registryv1.Tenant, r *release.Release) (companies map[string]bool) {
+	companies = map[string]bool{}
+	databases := map[string][]string{} // by cluster
+	named := map[string]*registryv1.Tenant{}
+	for _, t := range some {
+		id, err := uuid.Parse(t.GetDatabaseId())
+		if err != nil || t.GetSchemaVersion() != r.CoreVersion {
+			continue
+		}
+		name := tenant.DatabaseName(id)
+		databases[t.GetCluster()], named[name] = append(databases[t.GetCluster()], name), t
+	}
+	for cluster, names := range databases {
+		comments, err := m.clusters.Comments(ctx, cluster, names)
+		if err != nil {
+			continue // Looking at each of them says why.
+		}
+		for name, comment := range comments {
+			companies[named[name].GetCompanyId()] = comment == schema.Mark(r, named[name].GetPlugins())
+		}
+	}
+	return companies
 }
 
 // outcome is the result of a rollout's migration of a tenant.

@@ -165,6 +165,10 @@ func (p *pass) all(ctx context.Context) (found int, err error) {
 			if err != nil {
 				return err
 			}
+			var marked map[string]bool
+			if !p.rollout.Verify {
+				marked = p.migrator.marked(working, some, p.release)
+			}
 			for _, t := range some {
 				if !left[t.GetCompanyId()] {
 					continue
@@ -173,6 +177,10 @@ func (p *pass) all(ctx context.Context) (found int, err error) {
 					return errEnough
 				}
 				found++
+				if marked[t.GetCompanyId()] {
+					p.keep(outcome(t, nil, 0, nil))
+					continue
+				}
 				q := queues[t.GetCluster()]
 				if q == nil {
 					q = make(chan *registryv1.Tenant, queued)
@@ -265,6 +273,13 @@ func (p *pass) one(ctx context.Context, t *registryv1.Tenant, last bool) (err er
 		p.judge()
 	}
 	return nil
+}
+
+// keep keeps a result that is yet to be written.
+func (p *pass) keep(result *provisionerv1.TenantResult) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.results = append(p.results, result)
 }
 
 // gone tells whether a tenant has no database to migrate any more.

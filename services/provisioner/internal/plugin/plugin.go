@@ -147,6 +147,10 @@ func (m *Manager) madeBy(ctx context.Context, clusterName string, r *release.Rel
 // goes with them.
 func drop(ctx context.Context, conn *pgx.Conn, plugin string, made []object) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		// The tables may come back with the plugin, and then have to be made anew.
+		if err := schema.SetMark(ctx, conn, ""); err != nil {
+			return err
+		}
 		for _, sql := range dropStatements(made) {
 			if _, err := tx.Exec(ctx, sql); err != nil {
 				return fault.New(codes.FailedPrecondition, fault.MigrationFailed, "plugin %s cannot be purged: %v", plugin, err).

@@ -52,6 +52,7 @@ type rolloutFlags struct {
 	Concurrency      int32         `name:"concurrency" placeholder:"N" help:"Tenants migrated at once on each cluster, 1 to 64. Default: 4."`
 	Canary           int32         `name:"canary" placeholder:"N" help:"Tenants of the first wave. Default: 1."`
 	Soak             time.Duration `name:"soak" placeholder:"DURATION" help:"Wait this long after the first wave. Default: not at all."`
+	Verify           bool          `name:"verify" help:"Look into every database, also those that are marked as being at the newest migrations: for after histories were changed by hand."`
 	Growth           int32         `name:"growth" placeholder:"N" help:"How many times greater each wave is than the one before, 2 to 100. Default: 10."`
 	Budget           string        `name:"budget" placeholder:"N|P%" help:"Stop when more than so many tenants, or so many of a hundred, fail. Default: go on whatever fails."`
 	Force            bool          `name:"force" help:"Let migrations pass that the lint gate would stop as destructive, which is audited. Never skips a checksum."`
@@ -61,7 +62,7 @@ type rolloutFlags struct {
 
 func (f rolloutFlags) request() (*provisionerv1.StartRolloutRequest, error) {
 	r := &provisionerv1.StartRolloutRequest{
-		RequestId: newRequestID(), Selector: f.selector(), Concurrency: f.Concurrency, CanarySize: f.Canary, WaveGrowth: f.Growth, Force: f.Force,
+		RequestId: newRequestID(), Selector: f.selector(), Verify: f.Verify, Concurrency: f.Concurrency, CanarySize: f.Canary, WaveGrowth: f.Growth, Force: f.Force,
 	}
 	for _, d := range []struct {
 		given time.Duration
