@@ -36,7 +36,7 @@ func measureMemory(ctx context.Context, b *bench) (err error) {
 	if err := os.Mkdir(s.core(), 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(s.core(), "20260101000000_items.sql"), []byte(tiny), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(s.core(), "20260101000000_items.sql"), []byte(tiny), 0o600); err != nil {
 		return err
 	}
 	if err := s.hash(ctx); err != nil {

@@ -20,8 +20,7 @@ func newSets(binary string) (*sets, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Processes of another user read it.
-	return &sets{dir: dir, binary: binary}, os.Chmod(dir, 0o755)
+	return &sets{dir: dir, binary: binary}, nil
 }
 
 // copyCore copies the sets that Tenantry comes with.
@@ -36,7 +35,7 @@ func (s *sets) copyCore() error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(s.dir, name), data, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(s.dir, name), data, 0o600); err != nil {
 			return err
 		}
 	}
@@ -67,7 +66,7 @@ func (s *sets) add(ctx context.Context, n int) ([]file, error) {
 	var added []file
 	for range n {
 		f := s.small()
-		if err := os.WriteFile(filepath.Join(s.core(), f.version+"_"+f.description+".sql"), []byte(f.sql), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(s.core(), f.version+"_"+f.description+".sql"), []byte(f.sql), 0o600); err != nil {
 			return nil, err
 		}
 		added = append(added, f)
