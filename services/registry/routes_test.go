@@ -71,7 +71,7 @@ func TestAWatcherGetsASnapshotAndThenEveryChange(t *testing.T) {
 	require.Equal(t, sequence+2, m.GetSequence())
 	require.Equal(t, registryv1.CompanyState_COMPANY_STATE_SUSPENDED, m.GetRoute().GetState())
 	require.Equal(t, routes["company-1"].GetVersion()+1, m.GetRoute().GetVersion())
-	_, err = s.tenants().RecordSchemaVersion(t.Context(), &registryv1.RecordSchemaVersionRequest{CompanyId: a.GetTenant().GetCompanyId(), SchemaVersion: "9"})
+	_, err = s.tenants().RecordSchemaVersion(t.Context(), &registryv1.RecordSchemaVersionRequest{CompanyId: a.GetTenant().GetCompanyId(), DatabaseId: a.GetTenant().GetDatabaseId(), SchemaVersion: "9"})
 	require.NoError(t, err)
 	require.Equal(t, "9", next(t, stream).GetRoute().GetSchemaVersion())
 

@@ -46,7 +46,8 @@ func (m *Migrator) Migrate(ctx context.Context, t *registryv1.Tenant, r *release
 	results, err = schema.Bring(ctx, conn, r, t.GetPlugins(), opts)
 	// Also when a later file or set failed, what was applied is told.
 	if len(results) > 0 && !opts.DryRun && results[0].To != "" && results[0].To != t.GetSchemaVersion() {
-		_, told := m.tenants.RecordSchemaVersion(context.WithoutCancel(ctx), &registryv1.RecordSchemaVersionRequest{CompanyId: t.GetCompanyId(), SchemaVersion: results[0].To})
+		_, told := m.tenants.RecordSchemaVersion(context.WithoutCancel(ctx), &registryv1.RecordSchemaVersionRequest{
+			CompanyId: t.GetCompanyId(), DatabaseId: t.GetDatabaseId(), SchemaVersion: results[0].To})
 		err = errors.Join(err, told)
 	}
 	return results, err

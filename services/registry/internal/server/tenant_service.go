@@ -108,7 +108,11 @@ func (s tenantService) RecordSchemaVersion(ctx context.Context, r *registryv1.Re
 	if err != nil {
 		return nil, err
 	}
-	return &registryv1.RecordSchemaVersionResponse{}, s.store.RecordSchemaVersion(ctx, id, r.GetSchemaVersion())
+	database, err := parseID("database_id", r.GetDatabaseId())
+	if err != nil {
+		return nil, err
+	}
+	return &registryv1.RecordSchemaVersionResponse{}, s.store.RecordSchemaVersion(ctx, id, database, r.GetSchemaVersion())
 }
 
 // GetTenant implements the contract.

@@ -87,20 +87,39 @@ func (s *Store) Fail(ctx context.Context, actor string, id uuid.UUID, reason str
 }
 
 // RecordSchemaVersion notes what version a tenant's database is at, and tells the gateways when that is news.
-func (s *Store) RecordSchemaVersion(ctx context.Context, id uuid.UUID, version string) error {
+// FAILED_PRECONDITION `DATABASE_CHANGED` when the company has another database.
+func (s *Store) RecordSchemaVersion(ctx context.Context, id, database uuid.UUID, version string) error {
 	return pg.Tx(ctx, s.pool, func(tx pgx.Tx) error {
 		c, err := lockCompany(ctx, tx, id)
-		if err != nil || c.GetSchemaVersion() == version {
+		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, "UPDATE tenant_databases SET schema_version = $2 WHERE company_id = $1", id, version); err != nil {
+		news, err := setVersion(ctx, tx, id, database, version)
+		// A company that is being made has no route yet.
+		if err != nil || !news || c.GetState() == registryv1.CompanyState_COMPANY_STATE_PROVISIONING {
 			return err
-		}
-		if c.GetState() == registryv1.CompanyState_COMPANY_STATE_PROVISIONING {
-			return nil // It has no route yet.
 		}
 		return appendRoute(ctx, tx, id)
 	})
+}
+
+// setVersion notes what version the database of a locked company is at, and whether that is news: FAILED_PRECONDITION
+// `DATABASE_CHANGED`.
+func setVersion(ctx context.Context, tx pgx.Tx, id, database uuid.UUID, version string) (news bool, err error) {
+	// The statement that waited for the company's lock saw its database as it was before.
+	var now uuid.UUID
+	var before string
+	if err := tx.QueryRow(ctx, "SELECT id, schema_version FROM tenant_databases WHERE company_id = $1", id).Scan(&now, &before); err != nil {
+		return false, err
+	}
+	if now != database {
+		return false, databaseChanged(id)
+	}
+	if before == version {
+		return false, nil
+	}
+	_, err = tx.Exec(ctx, "UPDATE tenant_databases SET schema_version = $2 WHERE company_id = $1", id, version)
+	return true, err
 }
 
 func reservationNotFound(requestID string) error {

@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -870,6 +871,8 @@ type RecordSchemaVersionRequest struct {
 	CompanyId string `protobuf:"bytes,1,opt,name=company_id,json=companyId,proto3" json:"company_id,omitempty"`
 	// Version of the newest core migration its database has.
 	SchemaVersion string `protobuf:"bytes,2,opt,name=schema_version,json=schemaVersion,proto3" json:"schema_version,omitempty"`
+	// Id of the database that has it.
+	DatabaseId    string `protobuf:"bytes,3,opt,name=database_id,json=databaseId,proto3" json:"database_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -914,6 +917,13 @@ func (x *RecordSchemaVersionRequest) GetCompanyId() string {
 func (x *RecordSchemaVersionRequest) GetSchemaVersion() string {
 	if x != nil {
 		return x.SchemaVersion
+	}
+	return ""
+}
+
+func (x *RecordSchemaVersionRequest) GetDatabaseId() string {
+	if x != nil {
+		return x.DatabaseId
 	}
 	return ""
 }
@@ -1844,6 +1854,235 @@ func (x *SwitchDatabaseResponse) GetTenant() *Tenant {
 	return nil
 }
 
+// BeginMaintenanceRequest names a company that has to be still for a while.
+type BeginMaintenanceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The company's id.
+	CompanyId string `protobuf:"bytes,1,opt,name=company_id,json=companyId,proto3" json:"company_id,omitempty"`
+	// Who needs it still, such as `rollout/ID`: the one who may go on with it and end it.
+	Holder string `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
+	// For how long from now, 10 minutes at most.
+	Duration      *durationpb.Duration `protobuf:"bytes,3,opt,name=duration,proto3" json:"duration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginMaintenanceRequest) Reset() {
+	*x = BeginMaintenanceRequest{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginMaintenanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginMaintenanceRequest) ProtoMessage() {}
+
+func (x *BeginMaintenanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginMaintenanceRequest.ProtoReflect.Descriptor instead.
+func (*BeginMaintenanceRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *BeginMaintenanceRequest) GetCompanyId() string {
+	if x != nil {
+		return x.CompanyId
+	}
+	return ""
+}
+
+func (x *BeginMaintenanceRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *BeginMaintenanceRequest) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+// BeginMaintenanceResponse carries the tenant as it now is.
+type BeginMaintenanceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant.
+	Tenant        *Tenant `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginMaintenanceResponse) Reset() {
+	*x = BeginMaintenanceResponse{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginMaintenanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginMaintenanceResponse) ProtoMessage() {}
+
+func (x *BeginMaintenanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginMaintenanceResponse.ProtoReflect.Descriptor instead.
+func (*BeginMaintenanceResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *BeginMaintenanceResponse) GetTenant() *Tenant {
+	if x != nil {
+		return x.Tenant
+	}
+	return nil
+}
+
+// EndMaintenanceRequest names a company that need not be still any more.
+type EndMaintenanceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The company's id.
+	CompanyId string `protobuf:"bytes,1,opt,name=company_id,json=companyId,proto3" json:"company_id,omitempty"`
+	// Who began it.
+	Holder string `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
+	// Version of the newest core migration its database has now; empty means that it has not changed.
+	SchemaVersion string `protobuf:"bytes,3,opt,name=schema_version,json=schemaVersion,proto3" json:"schema_version,omitempty"`
+	// Id of the database that has it; with a version only.
+	DatabaseId    string `protobuf:"bytes,4,opt,name=database_id,json=databaseId,proto3" json:"database_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndMaintenanceRequest) Reset() {
+	*x = EndMaintenanceRequest{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndMaintenanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndMaintenanceRequest) ProtoMessage() {}
+
+func (x *EndMaintenanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndMaintenanceRequest.ProtoReflect.Descriptor instead.
+func (*EndMaintenanceRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *EndMaintenanceRequest) GetCompanyId() string {
+	if x != nil {
+		return x.CompanyId
+	}
+	return ""
+}
+
+func (x *EndMaintenanceRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *EndMaintenanceRequest) GetSchemaVersion() string {
+	if x != nil {
+		return x.SchemaVersion
+	}
+	return ""
+}
+
+func (x *EndMaintenanceRequest) GetDatabaseId() string {
+	if x != nil {
+		return x.DatabaseId
+	}
+	return ""
+}
+
+// EndMaintenanceResponse carries the tenant as it now is.
+type EndMaintenanceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant.
+	Tenant        *Tenant `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndMaintenanceResponse) Reset() {
+	*x = EndMaintenanceResponse{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndMaintenanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndMaintenanceResponse) ProtoMessage() {}
+
+func (x *EndMaintenanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndMaintenanceResponse.ProtoReflect.Descriptor instead.
+func (*EndMaintenanceResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *EndMaintenanceResponse) GetTenant() *Tenant {
+	if x != nil {
+		return x.Tenant
+	}
+	return nil
+}
+
 // RecordEventRequest is an entry of the audit log.
 type RecordEventRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1863,7 +2102,7 @@ type RecordEventRequest struct {
 
 func (x *RecordEventRequest) Reset() {
 	*x = RecordEventRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[30]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +2114,7 @@ func (x *RecordEventRequest) String() string {
 func (*RecordEventRequest) ProtoMessage() {}
 
 func (x *RecordEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[30]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +2127,7 @@ func (x *RecordEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordEventRequest.ProtoReflect.Descriptor instead.
 func (*RecordEventRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{30}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RecordEventRequest) GetAction() string {
@@ -1935,7 +2174,7 @@ type RecordEventResponse struct {
 
 func (x *RecordEventResponse) Reset() {
 	*x = RecordEventResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[31]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1947,7 +2186,7 @@ func (x *RecordEventResponse) String() string {
 func (*RecordEventResponse) ProtoMessage() {}
 
 func (x *RecordEventResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[31]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1960,14 +2199,14 @@ func (x *RecordEventResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordEventResponse.ProtoReflect.Descriptor instead.
 func (*RecordEventResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{31}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{35}
 }
 
 var File_tenantry_registry_v1_tenant_proto protoreflect.FileDescriptor
 
 const file_tenantry_registry_v1_tenant_proto_rawDesc = "" +
 	"\n" +
-	"!tenantry/registry/v1/tenant.proto\x12\x14tenantry.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"tenantry/registry/v1/company.proto\"\xeb\x02\n" +
+	"!tenantry/registry/v1/tenant.proto\x12\x14tenantry.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"tenantry/registry/v1/company.proto\"\xeb\x02\n" +
 	"\x06Tenant\x12\x1d\n" +
 	"\n" +
 	"company_id\x18\x01 \x01(\tR\tcompanyId\x12\x12\n" +
@@ -2049,11 +2288,13 @@ const file_tenantry_registry_v1_tenant_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xd0\x0fR\x06reason\"J\n" +
 	"\x12FailTenantResponse\x124\n" +
-	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"w\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"\xa2\x01\n" +
 	"\x1aRecordSchemaVersionRequest\x12'\n" +
 	"\n" +
 	"company_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\tcompanyId\x120\n" +
-	"\x0eschema_version\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\rschemaVersion\"\x1d\n" +
+	"\x0eschema_version\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\rschemaVersion\x12)\n" +
+	"\vdatabase_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
+	"databaseId\"\x1d\n" +
 	"\x1bRecordSchemaVersionResponse\"Y\n" +
 	"\x10GetTenantRequest\x12E\n" +
 	"\acompany\x18\x01 \x01(\tB+\xbaH(r&2$^[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\acompany\"I\n" +
@@ -2112,6 +2353,24 @@ const file_tenantry_registry_v1_tenant_proto_rawDesc = "" +
 	"\x06action\x18\x06 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18<R\x06action\x12\x1e\n" +
 	"\x05actor\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05actor\"N\n" +
 	"\x16SwitchDatabaseResponse\x124\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"\xb3\x01\n" +
+	"\x17BeginMaintenanceRequest\x12'\n" +
+	"\n" +
+	"company_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\tcompanyId\x12\"\n" +
+	"\x06holder\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x06holder\x12K\n" +
+	"\bduration\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x14\xbaH\x11\xc8\x01\x01\xaa\x01\v\"\x03\b\xd8\x042\x04\x10\xc0\x84=R\bduration\"P\n" +
+	"\x18BeginMaintenanceResponse\x124\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"\xc2\x01\n" +
+	"\x15EndMaintenanceRequest\x12'\n" +
+	"\n" +
+	"company_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\tcompanyId\x12\"\n" +
+	"\x06holder\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x06holder\x12.\n" +
+	"\x0eschema_version\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18dR\rschemaVersion\x12,\n" +
+	"\vdatabase_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\n" +
+	"databaseId\"N\n" +
+	"\x16EndMaintenanceResponse\x124\n" +
 	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"\xc0\x02\n" +
 	"\x12RecordEventRequest\x12!\n" +
 	"\x06action\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18<R\x06action\x12*\n" +
@@ -2124,7 +2383,7 @@ const file_tenantry_registry_v1_tenant_proto_rawDesc = "" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x15\n" +
-	"\x13RecordEventResponse2\xc5\v\n" +
+	"\x13RecordEventResponse2\xa5\r\n" +
 	"\rTenantService\x12h\n" +
 	"\rReserveTenant\x12*.tenantry.registry.v1.ReserveTenantRequest\x1a+.tenantry.registry.v1.ReserveTenantResponse\x12k\n" +
 	"\x0eGetReservation\x12+.tenantry.registry.v1.GetReservationRequest\x1a,.tenantry.registry.v1.GetReservationResponse\x12k\n" +
@@ -2139,7 +2398,9 @@ const file_tenantry_registry_v1_tenant_proto_rawDesc = "" +
 	"\rBeginDeletion\x12*.tenantry.registry.v1.BeginDeletionRequest\x1a+.tenantry.registry.v1.BeginDeletionResponse\x12k\n" +
 	"\x0eCancelDeletion\x12+.tenantry.registry.v1.CancelDeletionRequest\x1a,.tenantry.registry.v1.CancelDeletionResponse\x12b\n" +
 	"\vEndDeletion\x12(.tenantry.registry.v1.EndDeletionRequest\x1a).tenantry.registry.v1.EndDeletionResponse\x12k\n" +
-	"\x0eSwitchDatabase\x12+.tenantry.registry.v1.SwitchDatabaseRequest\x1a,.tenantry.registry.v1.SwitchDatabaseResponse\x12b\n" +
+	"\x0eSwitchDatabase\x12+.tenantry.registry.v1.SwitchDatabaseRequest\x1a,.tenantry.registry.v1.SwitchDatabaseResponse\x12q\n" +
+	"\x10BeginMaintenance\x12-.tenantry.registry.v1.BeginMaintenanceRequest\x1a..tenantry.registry.v1.BeginMaintenanceResponse\x12k\n" +
+	"\x0eEndMaintenance\x12+.tenantry.registry.v1.EndMaintenanceRequest\x1a,.tenantry.registry.v1.EndMaintenanceResponse\x12b\n" +
 	"\vRecordEvent\x12(.tenantry.registry.v1.RecordEventRequest\x1a).tenantry.registry.v1.RecordEventResponseB\xe4\x01\n" +
 	"\x18com.tenantry.registry.v1B\vTenantProtoP\x01ZIgithub.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1;registryv1\xa2\x02\x03TRX\xaa\x02\x14Tenantry.Registry.V1\xca\x02\x14Tenantry\\Registry\\V1\xe2\x02 Tenantry\\Registry\\V1\\GPBMetadata\xea\x02\x16Tenantry::Registry::V1b\x06proto3"
 
@@ -2155,7 +2416,7 @@ func file_tenantry_registry_v1_tenant_proto_rawDescGZIP() []byte {
 	return file_tenantry_registry_v1_tenant_proto_rawDescData
 }
 
-var file_tenantry_registry_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_tenantry_registry_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_tenantry_registry_v1_tenant_proto_goTypes = []any{
 	(*Tenant)(nil),                      // 0: tenantry.registry.v1.Tenant
 	(*CompanyDraft)(nil),                // 1: tenantry.registry.v1.CompanyDraft
@@ -2187,15 +2448,20 @@ var file_tenantry_registry_v1_tenant_proto_goTypes = []any{
 	(*EndDeletionResponse)(nil),         // 27: tenantry.registry.v1.EndDeletionResponse
 	(*SwitchDatabaseRequest)(nil),       // 28: tenantry.registry.v1.SwitchDatabaseRequest
 	(*SwitchDatabaseResponse)(nil),      // 29: tenantry.registry.v1.SwitchDatabaseResponse
-	(*RecordEventRequest)(nil),          // 30: tenantry.registry.v1.RecordEventRequest
-	(*RecordEventResponse)(nil),         // 31: tenantry.registry.v1.RecordEventResponse
-	nil,                                 // 32: tenantry.registry.v1.RecordEventRequest.DetailsEntry
-	(CompanyState)(0),                   // 33: tenantry.registry.v1.CompanyState
-	(*timestamppb.Timestamp)(nil),       // 34: google.protobuf.Timestamp
+	(*BeginMaintenanceRequest)(nil),     // 30: tenantry.registry.v1.BeginMaintenanceRequest
+	(*BeginMaintenanceResponse)(nil),    // 31: tenantry.registry.v1.BeginMaintenanceResponse
+	(*EndMaintenanceRequest)(nil),       // 32: tenantry.registry.v1.EndMaintenanceRequest
+	(*EndMaintenanceResponse)(nil),      // 33: tenantry.registry.v1.EndMaintenanceResponse
+	(*RecordEventRequest)(nil),          // 34: tenantry.registry.v1.RecordEventRequest
+	(*RecordEventResponse)(nil),         // 35: tenantry.registry.v1.RecordEventResponse
+	nil,                                 // 36: tenantry.registry.v1.RecordEventRequest.DetailsEntry
+	(CompanyState)(0),                   // 37: tenantry.registry.v1.CompanyState
+	(*timestamppb.Timestamp)(nil),       // 38: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 39: google.protobuf.Duration
 }
 var file_tenantry_registry_v1_tenant_proto_depIdxs = []int32{
-	33, // 0: tenantry.registry.v1.Tenant.state:type_name -> tenantry.registry.v1.CompanyState
-	34, // 1: tenantry.registry.v1.Tenant.purge_time:type_name -> google.protobuf.Timestamp
+	37, // 0: tenantry.registry.v1.Tenant.state:type_name -> tenantry.registry.v1.CompanyState
+	38, // 1: tenantry.registry.v1.Tenant.purge_time:type_name -> google.protobuf.Timestamp
 	1,  // 2: tenantry.registry.v1.ReserveTenantRequest.company:type_name -> tenantry.registry.v1.CompanyDraft
 	2,  // 3: tenantry.registry.v1.ReserveTenantRequest.owner:type_name -> tenantry.registry.v1.OwnerDraft
 	0,  // 4: tenantry.registry.v1.Reservation.tenant:type_name -> tenantry.registry.v1.Tenant
@@ -2208,45 +2474,52 @@ var file_tenantry_registry_v1_tenant_proto_depIdxs = []int32{
 	0,  // 11: tenantry.registry.v1.ListTenantsResponse.tenants:type_name -> tenantry.registry.v1.Tenant
 	0,  // 12: tenantry.registry.v1.AddPluginResponse.tenant:type_name -> tenantry.registry.v1.Tenant
 	0,  // 13: tenantry.registry.v1.RemovePluginResponse.tenant:type_name -> tenantry.registry.v1.Tenant
-	34, // 14: tenantry.registry.v1.BeginDeletionRequest.purge_time:type_name -> google.protobuf.Timestamp
+	38, // 14: tenantry.registry.v1.BeginDeletionRequest.purge_time:type_name -> google.protobuf.Timestamp
 	0,  // 15: tenantry.registry.v1.BeginDeletionResponse.tenant:type_name -> tenantry.registry.v1.Tenant
 	0,  // 16: tenantry.registry.v1.CancelDeletionResponse.tenant:type_name -> tenantry.registry.v1.Tenant
 	0,  // 17: tenantry.registry.v1.EndDeletionResponse.tenant:type_name -> tenantry.registry.v1.Tenant
 	0,  // 18: tenantry.registry.v1.SwitchDatabaseResponse.tenant:type_name -> tenantry.registry.v1.Tenant
-	32, // 19: tenantry.registry.v1.RecordEventRequest.details:type_name -> tenantry.registry.v1.RecordEventRequest.DetailsEntry
-	3,  // 20: tenantry.registry.v1.TenantService.ReserveTenant:input_type -> tenantry.registry.v1.ReserveTenantRequest
-	6,  // 21: tenantry.registry.v1.TenantService.GetReservation:input_type -> tenantry.registry.v1.GetReservationRequest
-	8,  // 22: tenantry.registry.v1.TenantService.ActivateTenant:input_type -> tenantry.registry.v1.ActivateTenantRequest
-	10, // 23: tenantry.registry.v1.TenantService.FailTenant:input_type -> tenantry.registry.v1.FailTenantRequest
-	12, // 24: tenantry.registry.v1.TenantService.RecordSchemaVersion:input_type -> tenantry.registry.v1.RecordSchemaVersionRequest
-	14, // 25: tenantry.registry.v1.TenantService.GetTenant:input_type -> tenantry.registry.v1.GetTenantRequest
-	16, // 26: tenantry.registry.v1.TenantService.ListTenants:input_type -> tenantry.registry.v1.ListTenantsRequest
-	18, // 27: tenantry.registry.v1.TenantService.AddPlugin:input_type -> tenantry.registry.v1.AddPluginRequest
-	20, // 28: tenantry.registry.v1.TenantService.RemovePlugin:input_type -> tenantry.registry.v1.RemovePluginRequest
-	22, // 29: tenantry.registry.v1.TenantService.BeginDeletion:input_type -> tenantry.registry.v1.BeginDeletionRequest
-	24, // 30: tenantry.registry.v1.TenantService.CancelDeletion:input_type -> tenantry.registry.v1.CancelDeletionRequest
-	26, // 31: tenantry.registry.v1.TenantService.EndDeletion:input_type -> tenantry.registry.v1.EndDeletionRequest
-	28, // 32: tenantry.registry.v1.TenantService.SwitchDatabase:input_type -> tenantry.registry.v1.SwitchDatabaseRequest
-	30, // 33: tenantry.registry.v1.TenantService.RecordEvent:input_type -> tenantry.registry.v1.RecordEventRequest
-	5,  // 34: tenantry.registry.v1.TenantService.ReserveTenant:output_type -> tenantry.registry.v1.ReserveTenantResponse
-	7,  // 35: tenantry.registry.v1.TenantService.GetReservation:output_type -> tenantry.registry.v1.GetReservationResponse
-	9,  // 36: tenantry.registry.v1.TenantService.ActivateTenant:output_type -> tenantry.registry.v1.ActivateTenantResponse
-	11, // 37: tenantry.registry.v1.TenantService.FailTenant:output_type -> tenantry.registry.v1.FailTenantResponse
-	13, // 38: tenantry.registry.v1.TenantService.RecordSchemaVersion:output_type -> tenantry.registry.v1.RecordSchemaVersionResponse
-	15, // 39: tenantry.registry.v1.TenantService.GetTenant:output_type -> tenantry.registry.v1.GetTenantResponse
-	17, // 40: tenantry.registry.v1.TenantService.ListTenants:output_type -> tenantry.registry.v1.ListTenantsResponse
-	19, // 41: tenantry.registry.v1.TenantService.AddPlugin:output_type -> tenantry.registry.v1.AddPluginResponse
-	21, // 42: tenantry.registry.v1.TenantService.RemovePlugin:output_type -> tenantry.registry.v1.RemovePluginResponse
-	23, // 43: tenantry.registry.v1.TenantService.BeginDeletion:output_type -> tenantry.registry.v1.BeginDeletionResponse
-	25, // 44: tenantry.registry.v1.TenantService.CancelDeletion:output_type -> tenantry.registry.v1.CancelDeletionResponse
-	27, // 45: tenantry.registry.v1.TenantService.EndDeletion:output_type -> tenantry.registry.v1.EndDeletionResponse
-	29, // 46: tenantry.registry.v1.TenantService.SwitchDatabase:output_type -> tenantry.registry.v1.SwitchDatabaseResponse
-	31, // 47: tenantry.registry.v1.TenantService.RecordEvent:output_type -> tenantry.registry.v1.RecordEventResponse
-	34, // [34:48] is the sub-list for method output_type
-	20, // [20:34] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	39, // 19: tenantry.registry.v1.BeginMaintenanceRequest.duration:type_name -> google.protobuf.Duration
+	0,  // 20: tenantry.registry.v1.BeginMaintenanceResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	0,  // 21: tenantry.registry.v1.EndMaintenanceResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	36, // 22: tenantry.registry.v1.RecordEventRequest.details:type_name -> tenantry.registry.v1.RecordEventRequest.DetailsEntry
+	3,  // 23: tenantry.registry.v1.TenantService.ReserveTenant:input_type -> tenantry.registry.v1.ReserveTenantRequest
+	6,  // 24: tenantry.registry.v1.TenantService.GetReservation:input_type -> tenantry.registry.v1.GetReservationRequest
+	8,  // 25: tenantry.registry.v1.TenantService.ActivateTenant:input_type -> tenantry.registry.v1.ActivateTenantRequest
+	10, // 26: tenantry.registry.v1.TenantService.FailTenant:input_type -> tenantry.registry.v1.FailTenantRequest
+	12, // 27: tenantry.registry.v1.TenantService.RecordSchemaVersion:input_type -> tenantry.registry.v1.RecordSchemaVersionRequest
+	14, // 28: tenantry.registry.v1.TenantService.GetTenant:input_type -> tenantry.registry.v1.GetTenantRequest
+	16, // 29: tenantry.registry.v1.TenantService.ListTenants:input_type -> tenantry.registry.v1.ListTenantsRequest
+	18, // 30: tenantry.registry.v1.TenantService.AddPlugin:input_type -> tenantry.registry.v1.AddPluginRequest
+	20, // 31: tenantry.registry.v1.TenantService.RemovePlugin:input_type -> tenantry.registry.v1.RemovePluginRequest
+	22, // 32: tenantry.registry.v1.TenantService.BeginDeletion:input_type -> tenantry.registry.v1.BeginDeletionRequest
+	24, // 33: tenantry.registry.v1.TenantService.CancelDeletion:input_type -> tenantry.registry.v1.CancelDeletionRequest
+	26, // 34: tenantry.registry.v1.TenantService.EndDeletion:input_type -> tenantry.registry.v1.EndDeletionRequest
+	28, // 35: tenantry.registry.v1.TenantService.SwitchDatabase:input_type -> tenantry.registry.v1.SwitchDatabaseRequest
+	30, // 36: tenantry.registry.v1.TenantService.BeginMaintenance:input_type -> tenantry.registry.v1.BeginMaintenanceRequest
+	32, // 37: tenantry.registry.v1.TenantService.EndMaintenance:input_type -> tenantry.registry.v1.EndMaintenanceRequest
+	34, // 38: tenantry.registry.v1.TenantService.RecordEvent:input_type -> tenantry.registry.v1.RecordEventRequest
+	5,  // 39: tenantry.registry.v1.TenantService.ReserveTenant:output_type -> tenantry.registry.v1.ReserveTenantResponse
+	7,  // 40: tenantry.registry.v1.TenantService.GetReservation:output_type -> tenantry.registry.v1.GetReservationResponse
+	9,  // 41: tenantry.registry.v1.TenantService.ActivateTenant:output_type -> tenantry.registry.v1.ActivateTenantResponse
+	11, // 42: tenantry.registry.v1.TenantService.FailTenant:output_type -> tenantry.registry.v1.FailTenantResponse
+	13, // 43: tenantry.registry.v1.TenantService.RecordSchemaVersion:output_type -> tenantry.registry.v1.RecordSchemaVersionResponse
+	15, // 44: tenantry.registry.v1.TenantService.GetTenant:output_type -> tenantry.registry.v1.GetTenantResponse
+	17, // 45: tenantry.registry.v1.TenantService.ListTenants:output_type -> tenantry.registry.v1.ListTenantsResponse
+	19, // 46: tenantry.registry.v1.TenantService.AddPlugin:output_type -> tenantry.registry.v1.AddPluginResponse
+	21, // 47: tenantry.registry.v1.TenantService.RemovePlugin:output_type -> tenantry.registry.v1.RemovePluginResponse
+	23, // 48: tenantry.registry.v1.TenantService.BeginDeletion:output_type -> tenantry.registry.v1.BeginDeletionResponse
+	25, // 49: tenantry.registry.v1.TenantService.CancelDeletion:output_type -> tenantry.registry.v1.CancelDeletionResponse
+	27, // 50: tenantry.registry.v1.TenantService.EndDeletion:output_type -> tenantry.registry.v1.EndDeletionResponse
+	29, // 51: tenantry.registry.v1.TenantService.SwitchDatabase:output_type -> tenantry.registry.v1.SwitchDatabaseResponse
+	31, // 52: tenantry.registry.v1.TenantService.BeginMaintenance:output_type -> tenantry.registry.v1.BeginMaintenanceResponse
+	33, // 53: tenantry.registry.v1.TenantService.EndMaintenance:output_type -> tenantry.registry.v1.EndMaintenanceResponse
+	35, // 54: tenantry.registry.v1.TenantService.RecordEvent:output_type -> tenantry.registry.v1.RecordEventResponse
+	39, // [39:55] is the sub-list for method output_type
+	23, // [23:39] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_tenantry_registry_v1_tenant_proto_init() }
@@ -2261,7 +2534,7 @@ func file_tenantry_registry_v1_tenant_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenantry_registry_v1_tenant_proto_rawDesc), len(file_tenantry_registry_v1_tenant_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
