@@ -20,6 +20,13 @@ import (
 	"github.com/tenantry/tenantry/services/provisioner/internal/schema"
 )
 
+// Options say how a tenant is migrated.
+type Options struct {
+	schema.Options
+	// PauseFor has the tenant's calls held meanwhile, in this holder's name; empty means that they are not.
+	PauseFor string
+}
+
 // Migrator migrates one tenant.
 type Migrator struct {
 	clusters *cluster.Set
@@ -33,7 +40,7 @@ func NewMigrator(clusters *cluster.Set, tenants registryv1.TenantServiceClient) 
 
 // Migrate brings a tenant's database to a release and tells the registry its version. Results are schema.Bring's: the
 // core set's is the first, when there is one.
-func (m *Migrator) Migrate(ctx context.Context, t *registryv1.Tenant, r *release.Release, opts schema.Options) (results []schema.SetResult, err error) {
+func (m *Migrator) Migrate(ctx context.Context, t *registryv1.Tenant, r *release.Release, opts Options) (results []schema.SetResult, err error) {
 	database, err := uuid.Parse(t.GetDatabaseId())
 	if err != nil {
 		return nil, err
@@ -43,14 +50,23 @@ func (m *Migrator) Migrate(ctx context.Context, t *registryv1.Tenant, r *release
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
-	results, err = schema.Bring(ctx, conn, r, t.GetPlugins(), opts)
-	// Also when a later file or set failed, what was applied is told.
-	if len(results) > 0 && !opts.DryRun && results[0].To != "" && results[0].To != t.GetSchemaVersion() {
-		_, told := m.tenants.RecordSchemaVersion(context.WithoutCancel(ctx), &registryv1.RecordSchemaVersionRequest{
-			CompanyId: t.GetCompanyId(), DatabaseId: t.GetDatabaseId(), SchemaVersion: results[0].To})
-		err = errors.Join(err, told)
+	if opts.PauseFor != "" && !opts.DryRun {
+		return m.paused(ctx, conn, t, r, opts)
 	}
-	return results, err
+	results, err = schema.Bring(ctx, conn, r, t.GetPlugins(), opts.Options)
+	if opts.DryRun {
+		return results, err
+	}
+	// Also when a later file or set failed, what was applied is told.
+	return results, errors.Join(err, m.record(ctx, t, news(t, results)))
+}
+
+// news is the version of a tenant's core set that the registry has yet to be told; empty for none.
+func news(t *registryv1.Tenant, results []schema.SetResult) string {
+	if len(results) == 0 || results[0].To == t.GetSchemaVersion() {
+		return ""
+	}
+	return results[0].To
 }
 
 // outcome is the result of a rollout's migration of a tenant.

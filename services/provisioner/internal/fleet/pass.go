@@ -234,9 +234,21 @@ func (p *pass) one(ctx context.Context, t *registryv1.Tenant, last bool) (err er
 	p.mu.Unlock()
 	begun := time.Now()
 	var results []schema.SetResult
+	opts := Options{Options: schema.Options{LockTimeout: p.rollout.LockTimeout, StatementTimeout: p.rollout.StatementTimeout}}
+	if p.rollout.GetPause() {
+		opts.PauseFor = "rollout/" + p.rollout.ID.String() // Whichever copy works on it.
+	}
 	for try := 1; ; try++ {
-		results, err = p.migrator.Migrate(ctx, t, p.release, schema.Options{LockTimeout: p.rollout.LockTimeout, StatementTimeout: p.rollout.StatementTimeout})
-		if err == nil || try == patience || ctx.Err() != nil || !away(err) {
+		results, err = p.migrator.Migrate(ctx, t, p.release, opts)
+		if fault.HasReason(err, fault.DatabaseChanged) {
+			// It was restored meanwhile, perhaps to an older schema.
+			if now, err := p.tenants.GetTenant(ctx, &registryv1.GetTenantRequest{Company: t.GetCompanyId()}); err == nil {
+				t = now.GetTenant()
+			}
+		} else if err == nil || !away(err) {
+			break
+		}
+		if try == patience || ctx.Err() != nil {
 			break
 		}
 		select {
@@ -254,7 +266,7 @@ func (p *pass) one(ctx context.Context, t *registryv1.Tenant, last bool) (err er
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if !last && fault.HasReason(err, fault.LockTimeout) {
+	if !last && (fault.HasReason(err, fault.LockTimeout) || fault.HasReason(err, fault.MaintenanceHeld)) {
 		p.locked = append(p.locked, t)
 		return nil
 	}
