@@ -28,6 +28,7 @@ type held struct {
 }
 
 func newHeld(t *testing.T, limits routes.HoldLimits) *held {
+	t.Helper()
 	h := &held{t: t, table: routes.New(nil, "test", routes.Events{Drain: func(uuid.UUID) {}}, nil), id: uuid.New()}
 	h.table.LimitHolds(limits)
 	h.put(active, "1")
