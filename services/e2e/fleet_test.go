@@ -40,7 +40,7 @@ type copyOfProvisioner struct {
 func newFleet(t *testing.T) *fleet {
 	t.Helper()
 	f := &fleet{apart: newApart(t), sets: newDirectory(t)}
-	f.addFile("CREATE TABLE things (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL);\nCREATE TABLE applied (version text NOT NULL);")
+	f.addFile("CREATE TABLE things (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL, amount integer NOT NULL DEFAULT 0);\nCREATE TABLE applied (version text NOT NULL);")
 	require.NoError(t, os.WriteFile(filepath.Join(f.sets, "seed.sql"), []byte("INSERT INTO things (name) SELECT 'seed' WHERE NOT EXISTS (SELECT FROM things);"), 0o600))
 	f.serve("TENANTRY_REGISTRY", "registry", f.registryArgs...)
 	host, port := splitAddress(t, f.env["TENANTRY_ADMIN_DSN"])

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 
 	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
@@ -34,6 +35,9 @@ import (
 
 // Upstream is a service that the gateway forwards calls to.
 type Upstream = forward.Upstream
+
+// HoldLimits bound the holding of calls while their company is in maintenance.
+type HoldLimits = routes.HoldLimits
 
 // ParseUpstream reads an upstream as the command line has it: `SERVICE=NAME@HOST:PORT`, where NAME stands for
 // `upstream/NAME`.
@@ -56,6 +60,8 @@ type Config struct {
 	Instance string
 	// StatementTimeout is the longest that one call's SQL may run; 0 means 30 seconds.
 	StatementTimeout time.Duration
+	// Holds say how calls of a company in maintenance are held.
+	Holds HoldLimits
 	// Metrics are what the process tells; nil means nobody listens.
 	Metrics *metrics.Metrics
 	// Logger gets the logs.
@@ -109,8 +115,12 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 		Revoked: func(s, k []uuid.UUID, until time.Time) { g.sessions.Revoke(s, k, until) },
 	}
 	g.routes = routes.New(routing, cfg.Instance, events, cfg.Logger)
-	open := func(ctx context.Context, company uuid.UUID) error {
-		_, err := g.routes.Open(ctx, func(t *routes.Table) (*routes.Route, bool) { return t.ByID(company) })
+	g.routes.LimitHolds(cfg.Holds)
+	open := func(ctx context.Context, company uuid.UUID, md metadata.MD) error {
+		minSchema, err := routes.MinSchema(md)
+		if err == nil {
+			_, err = g.routes.Admit(ctx, func(t *routes.Table) (*routes.Route, bool) { return t.ByID(company) }, minSchema)
+		}
 		return err
 	}
 	if g.sessions, err = session.New(sessions, routing, signer, forward.AssertionMetadata, open, cfg.Logger); err != nil {

@@ -22,6 +22,14 @@ func (g *Gateway) observe(m *metrics.Metrics) {
 		}
 		return []metrics.Sample{{Value: age.Seconds()}}, nil
 	})
+	m.Gauge("gateway_held_calls", "Calls that are held because their company is in maintenance, or its schema older than they want.", nil, func(context.Context) ([]metrics.Sample, error) {
+		held, _ := g.routes.Held()
+		return []metrics.Sample{{Value: float64(held)}}, nil
+	})
+	m.Gauge("gateway_longest_hold_seconds", "How long a call was held at most since the start.", nil, func(context.Context) ([]metrics.Sample, error) {
+		_, longest := g.routes.Held()
+		return []metrics.Sample{{Value: longest.Seconds()}}, nil
+	})
 	for _, c := range []struct {
 		name, help string
 		of         func(conns.Stats) int

@@ -46,7 +46,10 @@ func TestASweepAsksTheServerAndNotEachDatabaseUnlessItIsToVerify(t *testing.T) {
 	require.Zero(t, results["c1"].GetFiles())
 
 	// What the registry does not know yet is looked at, whatever the mark says.
-	_, err := w.registryTenants().RecordSchemaVersion(t.Context(), &registryv1.RecordSchemaVersionRequest{CompanyId: w.company("c3").GetCompanyId(), SchemaVersion: "00000002"})
+	got, err := w.registryTenants().GetTenant(t.Context(), &registryv1.GetTenantRequest{Company: "c3"})
+	require.NoError(t, err)
+	_, err = w.registryTenants().RecordSchemaVersion(t.Context(), &registryv1.RecordSchemaVersionRequest{CompanyId: got.GetTenant().GetCompanyId(),
+		DatabaseId: got.GetTenant().GetDatabaseId(), SchemaVersion: "00000002"})
 	require.NoError(t, err)
 	sweep(false)
 	require.Equal(t, "00000003", w.company("c3").GetSchemaVersion())

@@ -51,7 +51,8 @@ func (d deletions) end() (*registryv1.Tenant, error) {
 // put makes the company's state what no call makes it.
 func (d deletions) put(state registryv1.CompanyState) {
 	d.t.Helper()
-	require.Len(d.t, d.query("UPDATE companies SET state = $2 WHERE id = $1 RETURNING state", d.id, state.String()[len("COMPANY_STATE_"):]), 1)
+	require.Len(d.t, d.query(`UPDATE companies SET state = $2, maintenance_holder = CASE WHEN $2 = 'MAINTENANCE' THEN 'somebody' END,
+		maintenance_until = CASE WHEN $2 = 'MAINTENANCE' THEN now() + interval '1 hour' END WHERE id = $1 RETURNING state`, d.id, state.String()[len("COMPANY_STATE_"):]), 1)
 }
 
 func TestADeletionClosesTheCompanyAndKeepsItsFirstTime(t *testing.T) {

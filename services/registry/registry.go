@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
@@ -58,6 +59,7 @@ func schema() (*migrate.Set, error) { return migrate.Load(migrations.FS(), "cent
 type Registry struct {
 	cfg    Config
 	pool   *pgxpool.Pool
+	store  *store.Store
 	feed   *feed.Feed
 	server *rpc.Server
 }
@@ -85,7 +87,7 @@ func New(ctx context.Context, cfg Config) (*Registry, error) {
 		return nil, err
 	}
 	s := store.New(pool)
-	r := &Registry{cfg: cfg, pool: pool, feed: feed.New(s, cfg.Logger)}
+	r := &Registry{cfg: cfg, pool: pool, store: s, feed: feed.New(s, cfg.Logger)}
 	services := server.New(s, r.feed, hasher, signer)
 	r.server, err = rpc.NewServer(rpc.Config{Name: "registry", TLS: cfg.TLS, Access: access, Authenticate: services.Authenticate, Logger: cfg.Logger,
 		Observe: cfg.Metrics.Calls("registry")})
@@ -96,6 +98,31 @@ func New(ctx context.Context, cfg Config) (*Registry, error) {
 	services.Register(r.server)
 	r.observe(cfg.Metrics)
 	return r, nil
+}
+
+// lookEvery is how often is looked for companies whose time in maintenance is over.
+const lookEvery = time.Second
+
+// endOverdue opens companies again that nobody took out of maintenance in time, until the context ends.
+func (r *Registry) endOverdue(ctx context.Context) {
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+		}
+		ended, err := r.store.EndOverdueMaintenance(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			r.cfg.Logger.Warn("companies whose maintenance is over cannot be opened", zap.Error(err))
+		case ended > 0:
+			r.cfg.Logger.Warn("companies were left in maintenance, and are open again", zap.Int("companies", ended))
+		}
+	}
 }
 
 // observe adds what the registry has to tell.
@@ -118,6 +145,7 @@ func (r *Registry) Run(ctx context.Context, l net.Listener) error {
 	defer fed.Wait()
 	defer stop()
 	fed.Go(func() { r.feed.Run(ctx) })
+	fed.Go(func() { r.endOverdue(ctx) })
 	r.server.SetHealthy(true)
 	if err := r.server.Serve(ctx, l); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("registry: %w", err)

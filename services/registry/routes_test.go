@@ -8,8 +8,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
+	"github.com/tenantry/tenantry/services/internal/fault"
 )
 
 type routeStream = grpc.ServerStreamingClient[registryv1.WatchRoutesResponse]
@@ -71,7 +73,7 @@ func TestAWatcherGetsASnapshotAndThenEveryChange(t *testing.T) {
 	require.Equal(t, sequence+2, m.GetSequence())
 	require.Equal(t, registryv1.CompanyState_COMPANY_STATE_SUSPENDED, m.GetRoute().GetState())
 	require.Equal(t, routes["company-1"].GetVersion()+1, m.GetRoute().GetVersion())
-	_, err = s.tenants().RecordSchemaVersion(t.Context(), &registryv1.RecordSchemaVersionRequest{CompanyId: a.GetTenant().GetCompanyId(), SchemaVersion: "9"})
+	_, err = s.tenants().RecordSchemaVersion(t.Context(), &registryv1.RecordSchemaVersionRequest{CompanyId: a.GetTenant().GetCompanyId(), DatabaseId: a.GetTenant().GetDatabaseId(), SchemaVersion: "9"})
 	require.NoError(t, err)
 	require.Equal(t, "9", next(t, stream).GetRoute().GetSchemaVersion())
 
@@ -156,4 +158,43 @@ func TestTheStreamEndsWithTheRegistryAndGoesOnAtTheNext(t *testing.T) {
 	s.run()
 	s.company()
 	require.Equal(t, sequence+1, next(t, s.watch(t.Context(), sequence)).GetSequence())
+}
+
+func TestManyVersionsAreToldInOneBatchWithoutThoseOfOtherDatabases(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	a, b, c := s.company().GetTenant(), s.company().GetTenant(), s.company().GetTenant()
+	stream := s.watch(t.Context(), 0)
+	before, sequence := snapshot(t, stream)
+	version := func(company, database, version string) *registryv1.RecordSchemaVersionRequest {
+		return &registryv1.RecordSchemaVersionRequest{CompanyId: company, DatabaseId: database, SchemaVersion: version}
+	}
+	unknown := newID(t)
+	for range 2 {
+		out, err := s.tenants().RecordSchemaVersions(t.Context(), &registryv1.RecordSchemaVersionsRequest{Versions: []*registryv1.RecordSchemaVersionRequest{
+			version(c.GetCompanyId(), c.GetDatabaseId(), "9"), version(a.GetCompanyId(), a.GetDatabaseId(), "9"),
+			version(b.GetCompanyId(), newID(t), "9"), version(unknown, newID(t), "9"),
+		}})
+		require.NoError(t, err)
+		require.ElementsMatch(t, []string{b.GetCompanyId(), unknown}, out.GetNotRecorded())
+	}
+	told := map[string]*registryv1.Route{}
+	for i := range 2 {
+		m := next(t, stream)
+		require.Equal(t, sequence+int64(i)+1, m.GetSequence(), "without a gap, and nothing twice")
+		told[m.GetRoute().GetSlug()] = m.GetRoute()
+	}
+	for _, tenant := range []*registryv1.Tenant{a, c} {
+		require.Equal(t, "9", told[tenant.GetSlug()].GetSchemaVersion())
+		require.Equal(t, before[tenant.GetSlug()].GetVersion()+1, told[tenant.GetSlug()].GetVersion())
+	}
+	// The second batch was no news: what comes next is something else.
+	_, err := s.tenants().RecordSchemaVersion(t.Context(), version(b.GetCompanyId(), b.GetDatabaseId(), "10"))
+	require.NoError(t, err)
+	m := next(t, stream)
+	require.Equal(t, sequence+3, m.GetSequence())
+	require.Equal(t, b.GetSlug(), m.GetRoute().GetSlug())
+
+	_, err = s.tenants().RecordSchemaVersions(t.Context(), &registryv1.RecordSchemaVersionsRequest{Versions: []*registryv1.RecordSchemaVersionRequest{version("x", newID(t), "9")}})
+	requireFault(t, err, codes.InvalidArgument, fault.FieldInvalid)
 }

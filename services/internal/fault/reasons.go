@@ -43,6 +43,10 @@ const (
 	ClusterNotEmpty    = "CLUSTER_NOT_EMPTY"
 	NoClusterAvailable = "NO_CLUSTER_AVAILABLE"
 
+	MaintenanceHeld   = "MAINTENANCE_HELD"
+	TenantMaintenance = "TENANT_MAINTENANCE"
+	TooManyHeld       = "TOO_MANY_HELD"
+
 	PluginNotFound           = "PLUGIN_NOT_FOUND"
 	PluginRequirementMissing = "PLUGIN_REQUIREMENT_MISSING"
 	PluginUnsuitable         = "PLUGIN_UNSUITABLE"
@@ -93,6 +97,7 @@ const (
 	ResultTooLarge       = "RESULT_TOO_LARGE"
 	ConnectionsExhausted = "CONNECTIONS_EXHAUSTED"
 	DatabaseUnavailable  = "DATABASE_UNAVAILABLE"
+	SchemaTooOld         = "SCHEMA_TOO_OLD"
 )
 
 // reasonOf names a status that came without a reason of ours.

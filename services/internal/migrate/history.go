@@ -63,7 +63,7 @@ func (h *history) table() string { return pg.Quote(h.schema) + "." + pg.Quote(re
 func (h *history) read(ctx context.Context, conn *pgx.Conn) error {
 	h.exists, h.revisions = true, nil
 	results, err := conn.PgConn().Exec(ctx, "SELECT version, type, applied, total, hash, coalesce(partial_hashes, '[]'), coalesce(error, ''), coalesce(error_stmt, '') FROM "+
-		h.table()+" WHERE version <> "+literal(cloudRow)).ReadAll()
+		h.table()+" WHERE version <> "+pg.Literal(cloudRow)).ReadAll()
 	if err == nil {
 		for _, row := range results[0].Rows {
 			var r revision
@@ -233,22 +233,16 @@ func (h *history) record(f File, p progress) string {
 	partial, failure, statement := "NULL", "NULL", "NULL"
 	if p.applied < len(f.statements) {
 		sums, _ := json.Marshal(f.sums[:p.applied]) // Texts always marshal.
-		partial = literal(string(sums))
+		partial = pg.Literal(string(sums))
 	}
 	if p.failure != "" {
-		failure, statement = literal(p.failure), literal(p.statement)
+		failure, statement = pg.Literal(p.failure), pg.Literal(p.statement)
 	}
 	return fmt.Sprintf(`INSERT INTO %s (version, description, type, applied, total, executed_at, execution_time, error, error_stmt,
 		hash, partial_hashes, operator_version) VALUES (%s, %s, %d, %d, %d, clock_timestamp(), %d, %s, %s, %s, %s, %s)
 		ON CONFLICT (version) DO UPDATE SET applied = excluded.applied, total = excluded.total, execution_time = excluded.execution_time,
 		error = excluded.error, error_stmt = excluded.error_stmt, hash = excluded.hash, partial_hashes = excluded.partial_hashes,
 		operator_version = excluded.operator_version`,
-		h.table(), literal(f.Version), literal(f.Description), migrate.RevisionTypeExecute, p.applied, len(f.statements), p.took.Nanoseconds(),
-		failure, statement, literal(f.hash), partial, literal(operator))
-}
-
-// literal quotes a text; E” means the same whatever standard_conforming_strings says.
-func literal(s string) string {
-	s = strings.ReplaceAll(s, "\x00", "")
-	return "E'" + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(s) + "'"
+		h.table(), pg.Literal(f.Version), pg.Literal(f.Description), migrate.RevisionTypeExecute, p.applied, len(f.statements), p.took.Nanoseconds(),
+		failure, statement, pg.Literal(f.hash), partial, pg.Literal(operator))
 }

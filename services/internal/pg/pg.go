@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgerrcode"
@@ -108,6 +109,12 @@ func Unavailable(err error) error {
 		return err
 	}
 	return fault.New(codes.Unavailable, fault.DatabaseUnavailable, "a database cannot be reached").RetryIn(time.Second).Because(err)
+}
+
+// Literal writes a text so that it can stand in a statement; E” means the same whatever standard_conforming_strings says.
+func Literal(s string) string {
+	s = strings.ReplaceAll(s, "\x00", "")
+	return "E'" + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(s) + "'"
 }
 
 // Quote writes a name so that it can stand in a statement.

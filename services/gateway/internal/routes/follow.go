@@ -18,8 +18,10 @@ const (
 	silence = 15 * time.Second
 )
 
-// Run follows the registry until the context ends, and goes on where it was after the stream broke.
+// Run follows the registry until the context ends, and goes on where it was after the stream broke. Then no call is held
+// any more.
 func (t *Table) Run(ctx context.Context) {
+	defer t.holds.close()
 	wait := firstRetry
 	for ctx.Err() == nil {
 		spoke, err := t.follow(ctx)
@@ -127,6 +129,7 @@ func (t *Table) swap(s *snapshot) {
 		t.log.Info("the routes are known")
 	}
 	t.announce()
+	t.swapped()
 }
 
 // Put makes a route known, unless a newer version of it is. Run calls it, and so may whoever has no registry to follow,
@@ -142,6 +145,7 @@ func (t *Table) Put(r *Route) {
 		t.drain(old, r)
 	}
 	t.announce()
+	t.holds.changed(r.CompanyID, r)
 }
 
 func (t *Table) remove(company uuid.UUID) {
@@ -153,6 +157,7 @@ func (t *Table) remove(company uuid.UUID) {
 	}
 	t.events.Drain(old.DatabaseID)
 	t.announce()
+	t.holds.changed(company, nil)
 }
 
 // drain closes what was connected to where a tenant no longer is, or may no longer be reached.

@@ -55,6 +55,7 @@ type Table struct {
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at each change
 	ready   chan struct{} // closed with the first snapshot
+	holds   holds
 }
 
 // New returns a table that follows a registry. instance names this gateway. Without a registry, a table is what is Put.
@@ -63,6 +64,8 @@ func New(client registryv1.RouteServiceClient, instance string, events Events, l
 		log = zap.NewNop()
 	}
 	t := &Table{client: client, instance: instance, events: events, log: log, changed: make(chan struct{}), ready: make(chan struct{})}
+	t.holds.queues = map[uuid.UUID][]*heldCall{}
+	t.LimitHolds(HoldLimits{})
 	t.known.Store(newReplica())
 	t.clusters.Store(&map[string]*registryv1.Cluster{})
 	return t
@@ -102,29 +105,77 @@ func (t *Table) Cluster(name string) (*registryv1.Cluster, bool) {
 const arrival = time.Second
 
 // Open returns the route of a company whose tenants may be served. NOT_FOUND `COMPANY_NOT_FOUND`; PERMISSION_DENIED
-// `COMPANY_SUSPENDED`; UNAVAILABLE `COMPANY_NOT_READY` in any other state but ACTIVE, and before the first snapshot.
+// `COMPANY_SUSPENDED`; UNAVAILABLE `TENANT_MAINTENANCE`, or `COMPANY_NOT_READY` in any other state but ACTIVE, and before
+// the first snapshot.
 //
 // A company that is not here yet may be a moment old: its route is waited for, shortly.
 func (t *Table) Open(ctx context.Context, find func(*Table) (*Route, bool)) (*Route, error) {
+	r, err := t.arrived(ctx, find)
+	if err != nil {
+		return nil, err
+	}
+	if _, refusal := r.admits(""); refusal != nil {
+		return nil, refusal
+	}
+	return r, nil
+}
+
+// Admit is Open for a call, which is held while its company is in maintenance or has an older core schema than the call
+// wants; an empty minSchema wants none. When it was held for long enough it is UNAVAILABLE `TENANT_MAINTENANCE` or
+// FAILED_PRECONDITION `SCHEMA_TOO_OLD`, and RESOURCE_EXHAUSTED `TOO_MANY_HELD` when as many are held as may be.
+func (t *Table) Admit(ctx context.Context, find func(*Table) (*Route, bool), minSchema string) (*Route, error) {
+	r, err := t.arrived(ctx, find)
+	if err != nil {
+		return nil, err
+	}
+	later, refusal := r.admits(minSchema)
+	switch {
+	case refusal == nil:
+		return r, nil
+	case later:
+		return t.hold(ctx, r.CompanyID, minSchema)
+	default:
+		return nil, refusal
+	}
+}
+
+// admits tells whether a call may go to where the route leads, and if not, why, and whether that will pass by itself.
+// Versions compare as texts, as Atlas orders them.
+func (r *Route) admits(minSchema string) (later bool, refusal *fault.Error) {
+	switch r.State {
+	case registryv1.CompanyState_COMPANY_STATE_ACTIVE:
+		if r.SchemaVersion >= minSchema {
+			return false, nil
+		}
+		return true, fault.New(codes.FailedPrecondition, fault.SchemaTooOld, "the company's schema is at %s, and the call wants %s", r.SchemaVersion, minSchema).
+			With("wanted", minSchema).With("got", r.SchemaVersion).RetryIn(arrival)
+	case registryv1.CompanyState_COMPANY_STATE_MAINTENANCE:
+		return true, fault.New(codes.Unavailable, fault.TenantMaintenance, "the company is in maintenance").RetryIn(arrival)
+	case registryv1.CompanyState_COMPANY_STATE_SUSPENDED:
+		return false, fault.New(codes.PermissionDenied, fault.CompanySuspended, "the company is suspended")
+	default:
+		return false, fault.New(codes.Unavailable, fault.CompanyNotReady, "the company is not open now").RetryIn(arrival)
+	}
+}
+
+func unknown() *fault.Error {
+	return fault.New(codes.NotFound, fault.CompanyNotFound, "there is no such company")
+}
+
+// arrived returns a company's route, whatever its state.
+func (t *Table) arrived(ctx context.Context, find func(*Table) (*Route, bool)) (*Route, error) {
 	r, ok := find(t)
 	if !ok {
 		if r, ok = t.wait(ctx, find); !ok {
 			select {
 			case <-t.ready:
-				return nil, fault.New(codes.NotFound, fault.CompanyNotFound, "there is no such company")
+				return nil, unknown()
 			default:
 				return nil, fault.New(codes.Unavailable, fault.CompanyNotReady, "this gateway does not know the companies yet").RetryIn(arrival)
 			}
 		}
 	}
-	switch r.State {
-	case registryv1.CompanyState_COMPANY_STATE_ACTIVE:
-		return r, nil
-	case registryv1.CompanyState_COMPANY_STATE_SUSPENDED:
-		return nil, fault.New(codes.PermissionDenied, fault.CompanySuspended, "the company is suspended")
-	default:
-		return nil, fault.New(codes.Unavailable, fault.CompanyNotReady, "the company is not open now").RetryIn(arrival)
-	}
+	return r, nil
 }
 
 func (t *Table) wait(ctx context.Context, find func(*Table) (*Route, bool)) (*Route, bool) {

@@ -60,6 +60,7 @@ type fixture struct {
 	t        testing.TB
 	table    *routes.Table
 	registry *registry
+	stop     context.CancelFunc // ends Run
 
 	mu      sync.Mutex
 	drained []uuid.UUID
@@ -90,6 +91,7 @@ func start(t testing.TB) *fixture {
 		},
 	}, zaptest.NewLogger(t, zaptest.WrapOptions()))
 	ctx, cancel := context.WithCancel(context.Background())
+	f.stop = cancel
 	group.Go(func() { f.table.Run(ctx) })
 	t.Cleanup(func() {
 		cancel()
@@ -248,7 +250,7 @@ func TestOpenSaysWhyACompanyIsNotServedAndWaitsForOneThatIsOnItsWay(t *testing.T
 		_, err := f.table.Open(t.Context(), func(t *routes.Table) (*routes.Route, bool) { return t.BySlug(slug) })
 		return err
 	}
-	for slug, reason := range map[string]string{"closed": fault.CompanySuspended, "held": fault.CompanyNotReady, "nobody": fault.CompanyNotFound} {
+	for slug, reason := range map[string]string{"closed": fault.CompanySuspended, "held": fault.TenantMaintenance, "nobody": fault.CompanyNotFound} {
 		require.True(t, fault.HasReason(open(slug), reason), slug)
 	}
 	var late sync.WaitGroup

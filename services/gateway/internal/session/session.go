@@ -39,8 +39,8 @@ const (
 	forgetEvery  = time.Minute
 )
 
-// Open tells whether a company may be served, as an error when not.
-type Open func(ctx context.Context, company uuid.UUID) error
+// Open tells whether a call with this metadata may be made for a company, as an error when not.
+type Open func(ctx context.Context, company uuid.UUID, md metadata.MD) error
 
 // Sessions authenticates calls.
 type Sessions struct {
@@ -139,7 +139,7 @@ func (s *Sessions) Authenticate(ctx context.Context, certified identity.Caller, 
 	if s.isRevoked(caller.SessionID) || s.isRevoked(caller.APIKeyID) {
 		return identity.Caller{}, notValid()
 	}
-	return caller, s.open(ctx, caller.CompanyID)
+	return caller, s.open(ctx, caller.CompanyID, md)
 }
 
 func (s *Sessions) caller(ctx context.Context, certified identity.Caller, md metadata.MD) (identity.Caller, error) {

@@ -78,7 +78,7 @@ func start(t testing.TB) *fixture {
 	f := &fixture{t: t, registry: &registry{apiKeys: map[credential.Hash]*registryv1.ResolveCredentialResponse{}}, access: signer(t), own: signer(t)}
 	f.registry.keys = f.access.Keys()
 	var err error
-	f.sessions, err = session.New(f.registry, f.registry, f.own, "tenantry-assertion", func(_ context.Context, company uuid.UUID) error {
+	f.sessions, err = session.New(f.registry, f.registry, f.own, "tenantry-assertion", func(_ context.Context, company uuid.UUID, _ metadata.MD) error {
 		if _, closed := f.closed.Load(company); closed {
 			return fault.New(codes.PermissionDenied, fault.CompanySuspended, "closed")
 		}

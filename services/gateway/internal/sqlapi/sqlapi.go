@@ -11,8 +11,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 
 	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
+	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
 	"github.com/tenantry/tenantry/services/gateway/internal/conns"
 	"github.com/tenantry/tenantry/services/gateway/internal/pgsession"
 	"github.com/tenantry/tenantry/services/gateway/internal/routes"
@@ -55,43 +57,61 @@ func (s *Service) route(ctx context.Context, named string) (*routes.Route, error
 		if named == "" {
 			return nil, fault.Invalid("company", "got nothing, want the id or slug of a company, since the caller belongs to none")
 		}
-		return s.routes.Open(ctx, byName)
+		md, _ := metadata.FromIncomingContext(ctx)
+		minSchema, err := routes.MinSchema(md)
+		if err != nil {
+			return nil, err
+		}
+		return s.routes.Admit(ctx, byName, minSchema)
 	}
 	if named != "" {
 		if r, ok := byName(s.routes); !ok || r.CompanyID != caller.CompanyID {
 			return nil, fault.New(codes.PermissionDenied, fault.TenantMismatch, "the request names company %q, and the credential is another's", named)
 		}
 	}
-	return s.routes.Open(ctx, func(t *routes.Table) (*routes.Route, bool) { return t.ByID(caller.CompanyID) })
+	// What the call wants of the schema was looked at when the caller was.
+	return s.routes.Admit(ctx, func(t *routes.Table) (*routes.Route, bool) { return t.ByID(caller.CompanyID) }, "")
 }
 
 // tries is how many connections that turn out to be of no use are given up before a call is.
 const tries = 3
 
 // with runs f on a connection of the company that a call is about, within the gateway's own limit: a tenant can lift
-// PostgreSQL's for itself. A connection that was found dead before anything was sent is replaced by another.
+// PostgreSQL's for itself. A connection that was found dead before anything was sent is replaced by another. A call whose
+// company went into maintenance while it waited for a connection gives that back, and is held.
 func (s *Service) with(ctx context.Context, company string, f func(ctx context.Context, session *pgsession.Session) error) error {
-	route, err := s.route(ctx, company)
-	if err != nil {
-		return err
+	for try := 1; ; {
+		route, err := s.route(ctx, company)
+		if err != nil {
+			return err
+		}
+		err = s.once(ctx, route, f)
+		switch {
+		case errors.Is(err, errPaused):
+		case try < tries && errors.Is(err, pgsession.ErrUnusable) && ctx.Err() == nil:
+			try++
+		default:
+			return err
+		}
 	}
+}
+
+// errPaused says that nothing was sent, as the company is in maintenance by now.
+var errPaused = errors.New("the company is in maintenance")
+
+func (s *Service) once(ctx context.Context, route *routes.Route, f func(ctx context.Context, session *pgsession.Session) error) error {
 	target, err := s.target(route)
 	if err != nil {
 		return err
 	}
-	for try := 1; ; try++ {
-		err := s.once(ctx, target, f)
-		if try < tries && errors.Is(err, pgsession.ErrUnusable) && ctx.Err() == nil {
-			continue
-		}
-		return err
-	}
-}
-
-func (s *Service) once(ctx context.Context, target conns.Target, f func(ctx context.Context, session *pgsession.Session) error) error {
 	conn, err := s.pools.Acquire(ctx, target)
 	if err != nil {
 		return err
+	}
+	if now, ok := s.routes.ByID(route.CompanyID); ok && now != route && now.State == registryv1.CompanyState_COMPANY_STATE_MAINTENANCE {
+		conn.Release()
+		s.pools.Drain(route.DatabaseID) // It may have been made after the others were closed.
+		return errPaused
 	}
 	defer conn.Release()
 	limited, cancel := context.WithTimeoutCause(ctx, s.limit, errLimit)

@@ -366,28 +366,6 @@ func (s *Set) Inventory(ctx context.Context, cluster string) (*Inventory, error)
 	return out, nil
 }
 
-// Comments returns what is said of some databases of a cluster; those of which nothing is are left out.
-func (s *Set) Comments(ctx context.Context, cluster string, databases []string) (map[string]string, error) {
-	m, pool, err := s.member(ctx, cluster)
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[string]string, len(databases))
-	var name, comment string
-	rows, err := pool.Query(ctx, `SELECT datname, c.description FROM pg_database d JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
-		WHERE datname = ANY($1)`, databases)
-	if err == nil {
-		_, err = pgx.ForEachRow(rows, []any{&name, &comment}, func() error {
-			out[name] = comment
-			return nil
-		})
-	}
-	if err != nil {
-		return nil, m.unavailable(err)
-	}
-	return out, nil
-}
-
 // Drop drops a tenant's database, whoever is connected, and its role. It may be repeated.
 func (s *Set) Drop(ctx context.Context, cluster string, id uuid.UUID) error {
 	m, pool, err := s.member(ctx, cluster)

@@ -186,7 +186,7 @@ func (e *examination) version(ctx context.Context, t *registryv1.Tenant, name st
 		return nil
 	}
 	return e.found(finding(provisionerv1.AilmentKind_AILMENT_KIND_VERSION_DIFFERS, "company %s is at version %s, and the registry has %s", t.GetSlug(), at, t.GetSchemaVersion()), func() error {
-		_, err := e.tenants.RecordSchemaVersion(ctx, &registryv1.RecordSchemaVersionRequest{CompanyId: t.GetCompanyId(), SchemaVersion: at})
+		_, err := e.tenants.RecordSchemaVersion(ctx, &registryv1.RecordSchemaVersionRequest{CompanyId: t.GetCompanyId(), DatabaseId: t.GetDatabaseId(), SchemaVersion: at})
 		return err
 	})
 }

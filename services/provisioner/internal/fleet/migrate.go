@@ -20,6 +20,13 @@ import (
 	"github.com/tenantry/tenantry/services/provisioner/internal/schema"
 )
 
+// Options say how a tenant is migrated.
+type Options struct {
+	schema.Options
+	// PauseFor has the tenant's calls held meanwhile, in this holder's name; empty means that they are not.
+	PauseFor string
+}
+
 // Migrator migrates one tenant.
 type Migrator struct {
 	clusters *cluster.Set
@@ -33,26 +40,100 @@ func NewMigrator(clusters *cluster.Set, tenants registryv1.TenantServiceClient) 
 
 // Migrate brings a tenant's database to a release, marks it, and tells the registry its version. Results are
 // schema.Bring's: the core set's is the first, when there is one.
-func (m *Migrator) Migrate(ctx context.Context, t *registryv1.Tenant, r *release.Release, opts schema.Options) (results []schema.SetResult, err error) {
-	database, err := uuid.Parse(t.GetDatabaseId())
+func (m *Migrator) Migrate(ctx context.Context, t *registryv1.Tenant, r *release.Release, opts Options) (results []schema.SetResult, err error) {
+	results, err = m.bring(ctx, t, r, opts)
+	if opts.DryRun {
+		return results, err
+	}
+	if opts.PauseFor == "" {
+		// Also when a later file or set failed, what was applied is told.
+		err = errors.Join(err, m.record(ctx, t, news(t, results)))
+	}
+	if err == nil && opts.ToVersion == "" {
+		err = m.mark(ctx, []*registryv1.Tenant{t}, r)
+	}
+	return results, err
+}
+
+// bring is Migrate without the mark, and without telling the registry unless the tenant is paused.
+func (m *Migrator) bring(ctx context.Context, t *registryv1.Tenant, r *release.Release, opts Options) (results []schema.SetResult, err error) {
+	database, err := databaseOf(t)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := m.clusters.Connect(ctx, t.GetCluster(), tenant.DatabaseName(database))
+	conn, err := m.clusters.Connect(ctx, t.GetCluster(), database)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
-	results, err = schema.Bring(ctx, conn, r, t.GetPlugins(), opts)
-	if err == nil && !opts.DryRun && opts.ToVersion == "" {
-		err = schema.SetMark(ctx, conn, schema.Mark(r, t.GetPlugins()))
+	if opts.PauseFor != "" && !opts.DryRun {
+		return m.paused(ctx, conn, t, r, opts)
 	}
-	// Also when a later file or set failed, what was applied is told.
-	if len(results) > 0 && !opts.DryRun && results[0].To != "" && results[0].To != t.GetSchemaVersion() {
-		_, told := m.tenants.RecordSchemaVersion(context.WithoutCancel(ctx), &registryv1.RecordSchemaVersionRequest{CompanyId: t.GetCompanyId(), SchemaVersion: results[0].To})
-		err = errors.Join(err, told)
+	return schema.Bring(ctx, conn, r, t.GetPlugins(), opts.Options)
+}
+
+// databaseOf is the name of a tenant's database.
+func databaseOf(t *registryv1.Tenant) (string, error) {
+	id, err := uuid.Parse(t.GetDatabaseId())
+	return tenant.DatabaseName(id), err
+}
+
+// news is the version of a tenant's core set that the registry has yet to be told; empty for none.
+func news(t *registryv1.Tenant, results []schema.SetResult) string {
+	if len(results) == 0 || results[0].To == t.GetSchemaVersion() {
+		return ""
 	}
-	return results, err
+	return results[0].To
+}
+
+// recordAll tells the registry the versions of tenants that were worked on. It returns, as they now are and by company,
+// those that have another database by now, perhaps one with an older schema.
+func (m *Migrator) recordAll(ctx context.Context, some []ended) (others map[string]*registryv1.Tenant, err error) {
+	q := &registryv1.RecordSchemaVersionsRequest{}
+	for _, e := range some {
+		if e.version != "" {
+			q.Versions = append(q.Versions, &registryv1.RecordSchemaVersionRequest{CompanyId: e.tenant.GetCompanyId(), DatabaseId: e.tenant.GetDatabaseId(), SchemaVersion: e.version})
+		}
+	}
+	if len(q.GetVersions()) == 0 {
+		return nil, nil //nolint:nilnil // None have.
+	}
+	out, err := m.tenants.RecordSchemaVersions(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	others = map[string]*registryv1.Tenant{}
+	for _, company := range out.GetNotRecorded() {
+		now, err := m.tenants.GetTenant(ctx, &registryv1.GetTenantRequest{Company: company})
+		switch {
+		case fault.HasReason(err, fault.CompanyNotFound):
+		case err != nil:
+			return nil, err
+		case migratable(now.GetTenant()):
+			others[company] = now.GetTenant()
+		}
+	}
+	return others, nil
+}
+
+// mark marks tenants' databases as being at a release.
+func (m *Migrator) mark(ctx context.Context, tenants []*registryv1.Tenant, r *release.Release) error {
+	marks := map[string]map[string]string{} // by cluster and database
+	for _, t := range tenants {
+		database, err := databaseOf(t)
+		if err != nil {
+			return err
+		}
+		if marks[t.GetCluster()] == nil {
+			marks[t.GetCluster()] = map[string]string{}
+		}
+		marks[t.GetCluster()][database] = schema.Mark(r, t.GetPlugins())
+	}
+	var errs []error
+	for cluster, of := range marks {
+		errs = append(errs, m.clusters.SetComments(ctx, cluster, of))
+	}
+	return errors.Join(errs...)
 }
 
 // marked tells which of some tenants have nothing to be done: their databases bear the mark of the release, and the
@@ -62,11 +143,10 @@ func (m *Migrator) marked(ctx context.Context, some []*registryv1.Tenant, r *rel
 	databases := map[string][]string{} // by cluster
 	named := map[string]*registryv1.Tenant{}
 	for _, t := range some {
-		id, err := uuid.Parse(t.GetDatabaseId())
+		name, err := databaseOf(t)
 		if err != nil || t.GetSchemaVersion() != r.CoreVersion {
 			continue
 		}
-		name := tenant.DatabaseName(id)
 		databases[t.GetCluster()], named[name] = append(databases[t.GetCluster()], name), t
 	}
 	for cluster, names := range databases {

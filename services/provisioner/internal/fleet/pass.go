@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,14 +33,25 @@ type pass struct {
 	release *release.Release
 	limit   int // 0 means no limit
 
+	telling sync.Mutex // one flush at a time
 	mu      sync.Mutex
 	halted  bool
 	reason  string // why it stopped itself
 	failed  int
 	total   int
 	running int
-	results []*provisionerv1.TenantResult // yet to be written
-	locked  []*registryv1.Tenant          // to be tried again
+	ended   []ended              // yet to be told
+	again   []*registryv1.Tenant // to be tried once more
+}
+
+// ended is a tenant that was worked on.
+type ended struct {
+	tenant *registryv1.Tenant
+	result *provisionerv1.TenantResult
+	// version is what the registry has to be told; empty for nothing.
+	version string
+	// mark says that its database is wholly at the release, and has to be marked so.
+	mark bool
 }
 
 // run returns how many tenants it found. errHalted says that an operator stopped it.
@@ -55,10 +67,16 @@ func (p *pass) run(ctx context.Context) (found int, err error) {
 	side.Go(func() { p.listen(stop) })
 	side.Go(func() { p.write(stop) })
 	found, err = p.all(ctx)
-	for try := 0; err == nil && try < later && len(p.locked) > 0 && !p.stopping(); try++ {
-		locked := p.locked
-		p.locked = nil
-		err = p.these(ctx, locked, try == later-1)
+	for try := 0; err == nil && try < later && !p.stopping(); try++ {
+		// Only what was told shows which tenants have another database by now.
+		if err = p.flush(ctx); err != nil {
+			break
+		}
+		again := p.taken()
+		if len(again) == 0 {
+			break
+		}
+		err = p.these(ctx, again, try == later-1)
 	}
 	stopped()
 	side.Wait()
@@ -115,7 +133,16 @@ func (p *pass) listen(ctx context.Context) {
 	}
 }
 
-// write writes results as they come, some at a time.
+// taken takes the tenants that are to be tried once more.
+func (p *pass) taken() []*registryv1.Tenant {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	again := p.again
+	p.again = nil
+	return again
+}
+
+// write tells what ended as it comes, some at a time.
 func (p *pass) write(ctx context.Context) {
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
@@ -126,23 +153,51 @@ func (p *pass) write(ctx context.Context) {
 		case <-tick.C:
 		}
 		if err := p.flush(ctx); err != nil && ctx.Err() == nil {
-			p.log.Warn("results of a rollout cannot be written; they are tried again", zap.Stringer("rollout", p.rollout.ID), zap.Error(err))
+			p.log.Warn("what a rollout did cannot be told; that is tried again", zap.Stringer("rollout", p.rollout.ID), zap.Error(err))
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
 		}
 	}
 }
 
+// flush tells what ended: the registry first, so that a result is kept only of what it knows.
 func (p *pass) flush(ctx context.Context) error {
+	p.telling.Lock()
+	defer p.telling.Unlock()
 	for {
 		p.mu.Lock()
-		results := p.results[:min(len(p.results), flushSize)]
+		some := slices.Clone(p.ended[:min(len(p.ended), flushSize)])
 		running := p.running
 		p.mu.Unlock()
+		others, err := p.migrator.recordAll(ctx, some)
+		if err != nil {
+			return err
+		}
+		var results []*provisionerv1.TenantResult
+		var marked []*registryv1.Tenant
+		var again []*registryv1.Tenant
+		for _, e := range some {
+			if t, other := others[e.tenant.GetCompanyId()]; other {
+				again = append(again, t)
+				continue
+			}
+			results = append(results, e.result)
+			if e.mark {
+				marked = append(marked, e.tenant)
+			}
+		}
 		if err := p.store.record(ctx, p.rollout.ID, results, running); err != nil {
 			return err
 		}
+		if err := p.migrator.mark(ctx, marked, p.release); err != nil {
+			p.log.Info("databases could not be marked; the next rollout looks into them", zap.Error(err))
+		}
 		p.mu.Lock()
-		p.results = p.results[len(results):]
-		left := len(p.results)
+		p.ended = p.ended[len(some):]
+		p.again = append(p.again, again...)
+		left := len(p.ended)
 		p.mu.Unlock()
 		if left == 0 {
 			return nil
@@ -178,7 +233,7 @@ func (p *pass) all(ctx context.Context) (found int, err error) {
 				}
 				found++
 				if marked[t.GetCompanyId()] {
-					p.keep(outcome(t, nil, 0, nil))
+					p.keep(ended{tenant: t, result: outcome(t, nil, 0, nil)})
 					continue
 				}
 				q := queues[t.GetCluster()]
@@ -242,9 +297,21 @@ func (p *pass) one(ctx context.Context, t *registryv1.Tenant, last bool) (err er
 	p.mu.Unlock()
 	begun := time.Now()
 	var results []schema.SetResult
+	opts := Options{Options: schema.Options{LockTimeout: p.rollout.LockTimeout, StatementTimeout: p.rollout.StatementTimeout}}
+	if p.rollout.GetPause() {
+		opts.PauseFor = "rollout/" + p.rollout.ID.String() // Whichever copy works on it.
+	}
 	for try := 1; ; try++ {
-		results, err = p.migrator.Migrate(ctx, t, p.release, schema.Options{LockTimeout: p.rollout.LockTimeout, StatementTimeout: p.rollout.StatementTimeout})
-		if err == nil || try == patience || ctx.Err() != nil || !away(err) {
+		results, err = p.migrator.bring(ctx, t, p.release, opts)
+		if fault.HasReason(err, fault.DatabaseChanged) {
+			// It was restored meanwhile, perhaps to an older schema.
+			if now, err := p.tenants.GetTenant(ctx, &registryv1.GetTenantRequest{Company: t.GetCompanyId()}); err == nil {
+				t = now.GetTenant()
+			}
+		} else if err == nil || !away(err) {
+			break
+		}
+		if try == patience || ctx.Err() != nil {
 			break
 		}
 		select {
@@ -253,6 +320,10 @@ func (p *pass) one(ctx context.Context, t *registryv1.Tenant, last bool) (err er
 		}
 	}
 	result := outcome(t, results, time.Since(begun), err)
+	e := ended{tenant: t, result: result, mark: err == nil}
+	if !p.rollout.GetPause() {
+		e.version = news(t, results) // Also when a later file or set failed.
+	}
 	if err != nil && ctx.Err() == nil && p.gone(ctx, t) {
 		result.State, result.Error = provisionerv1.TenantResultState_TENANT_RESULT_STATE_SKIPPED, nil
 	}
@@ -262,11 +333,11 @@ func (p *pass) one(ctx context.Context, t *registryv1.Tenant, last bool) (err er
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if !last && fault.HasReason(err, fault.LockTimeout) {
-		p.locked = append(p.locked, t)
+	if !last && (fault.HasReason(err, fault.LockTimeout) || fault.HasReason(err, fault.MaintenanceHeld)) {
+		p.again = append(p.again, t)
 		return nil
 	}
-	p.results = append(p.results, result)
+	p.ended = append(p.ended, e)
 	if result.GetState() == provisionerv1.TenantResultState_TENANT_RESULT_STATE_FAILED {
 		p.log.Warn("a tenant failed", zap.Stringer("rollout", p.rollout.ID), zap.String("company", t.GetCompanyId()), zap.Error(err))
 		p.failed++
@@ -275,11 +346,11 @@ func (p *pass) one(ctx context.Context, t *registryv1.Tenant, last bool) (err er
 	return nil
 }
 
-// keep keeps a result that is yet to be written.
-func (p *pass) keep(result *provisionerv1.TenantResult) {
+// keep keeps what ended until it is told.
+func (p *pass) keep(e ended) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.results = append(p.results, result)
+	p.ended = append(p.ended, e)
 }
 
 // gone tells whether a tenant has no database to migrate any more.

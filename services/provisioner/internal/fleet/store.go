@@ -76,7 +76,7 @@ func (rollOut) Kind() string { return "roll_out" }
 // The rate is that of the last 200 results, if they are not old.
 const selectRollout = `SELECT r.id, r.release, l.core_version, r.state, r.state_reason, r.selector, r.concurrency, r.lock_timeout_ms, r.statement_timeout_ms, r.force, r.actor,
 	r.total, r.running, r.succeeded, r.failed, r.skipped, r.last_result, r.created_at, r.ended_at,
-	r.canary_size, r.canary_soak_ms, r.wave_growth, r.budget_count, r.budget_percent, r.wave, r.wave_size, r.wave_base, r.soak_until, r.findings, r.verify,
+	r.canary_size, r.canary_soak_ms, r.wave_growth, r.budget_count, r.budget_percent, r.wave, r.wave_size, r.wave_base, r.soak_until, r.findings, r.pause, r.verify,
 	coalesce((SELECT count(*) / greatest(extract(epoch FROM now() - min(ended_at)), 0.1) FROM
 		(SELECT ended_at FROM rollout_results WHERE rollout_id = r.id ORDER BY sequence DESC LIMIT 200) recent WHERE ended_at > now() - interval '30 seconds'), 0)::float8
 	FROM rollouts r JOIN releases l ON l.hash = r.release`
@@ -90,7 +90,7 @@ func scanRollout(row pgx.Row) (*Rollout, error) {
 	var ended, soakUntil *time.Time
 	err := row.Scan(&r.ID, &r.Release, &r.ToVersion, &state, &r.StateReason, &selector, &r.Concurrency, &lock, &statement, &r.Force, &r.Actor,
 		&r.Total, &r.Running, &r.Succeeded, &r.Failed, &r.Skipped, &r.LastResult, &created, &ended,
-		&r.CanarySize, &soak, &r.WaveGrowth, &r.FailureBudget.Count, &r.FailureBudget.Percent, &r.Wave, &r.WaveSize, &r.waveBase, &soakUntil, &findings, &r.Verify, &r.Rate)
+		&r.CanarySize, &soak, &r.WaveGrowth, &r.FailureBudget.Count, &r.FailureBudget.Percent, &r.Wave, &r.WaveSize, &r.waveBase, &soakUntil, &findings, &r.Pause, &r.Verify, &r.Rate)
 	if err != nil {
 		return nil, err
 	}
@@ -162,10 +162,10 @@ func (s *Store) Start(ctx context.Context, q *provisionerv1.StartRolloutRequest,
 	}
 	err = pg.Tx(ctx, s.pool, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `INSERT INTO rollouts (id, request_id, release, selector, concurrency, lock_timeout_ms, statement_timeout_ms, force, actor,
-			canary_size, canary_soak_ms, wave_growth, budget_count, budget_percent, findings, verify)
-			VALUES ($1, nullif($2, ''), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`, id, q.GetRequestId(), release, selector, q.GetConcurrency(),
+			canary_size, canary_soak_ms, wave_growth, budget_count, budget_percent, findings, pause, verify)
+			VALUES ($1, nullif($2, ''), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`, id, q.GetRequestId(), release, selector, q.GetConcurrency(),
 			q.GetLockTimeout().AsDuration().Milliseconds(), q.GetStatementTimeout().AsDuration().Milliseconds(), q.GetForce(), actor,
-			q.GetCanarySize(), q.GetCanarySoak().AsDuration().Milliseconds(), q.GetWaveGrowth(), q.GetFailureBudget().GetCount(), q.GetFailureBudget().GetPercent(), found, q.GetVerify())
+			q.GetCanarySize(), q.GetCanarySoak().AsDuration().Milliseconds(), q.GetWaveGrowth(), q.GetFailureBudget().GetCount(), q.GetFailureBudget().GetPercent(), found, q.GetPause(), q.GetVerify())
 		if err != nil {
 			return err
 		}

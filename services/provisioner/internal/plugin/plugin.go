@@ -148,7 +148,7 @@ func (m *Manager) madeBy(ctx context.Context, clusterName string, r *release.Rel
 func drop(ctx context.Context, conn *pgx.Conn, plugin string, made []object) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		// The tables may come back with the plugin, and then have to be made anew.
-		if err := schema.SetMark(ctx, conn, ""); err != nil {
+		if err := schema.Unmark(ctx, conn); err != nil {
 			return err
 		}
 		for _, sql := range dropStatements(made) {

@@ -33,15 +33,11 @@ func Mark(r *release.Release, plugins []string) string {
 	return markStart + base64.RawStdEncoding.EncodeToString(h.Sum(nil))
 }
 
-// SetMark marks the database that conn is connected to, as its owner; with an empty mark it takes that away.
-func SetMark(ctx context.Context, conn *pgx.Conn, mark string) error {
-	text := "NULL"
-	if mark != "" {
-		text = "'" + mark + "'" // Only letters, digits and signs that need no care.
-	}
-	_, err := conn.Exec(ctx, "COMMENT ON DATABASE "+pg.Quote(conn.Config().Database)+" IS "+text, pgx.QueryExecModeSimpleProtocol)
+// Unmark takes the mark of the database that conn is connected to, as its owner.
+func Unmark(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, "COMMENT ON DATABASE "+pg.Quote(conn.Config().Database)+" IS NULL")
 	if err != nil {
-		return fmt.Errorf("mark database %s: %w", conn.Config().Database, err)
+		return fmt.Errorf("take the mark of database %s: %w", conn.Config().Database, err)
 	}
 	return nil
 }

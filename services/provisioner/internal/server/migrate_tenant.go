@@ -14,6 +14,7 @@ import (
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/migrate"
 	"github.com/tenantry/tenantry/services/internal/tenant"
+	"github.com/tenantry/tenantry/services/provisioner/internal/fleet"
 	"github.com/tenantry/tenantry/services/provisioner/internal/release"
 	"github.com/tenantry/tenantry/services/provisioner/internal/schema"
 )
@@ -31,8 +32,11 @@ func (s provisionerService) MigrateTenant(ctx context.Context, r *provisionerv1.
 	if err := hasDatabase(t); err != nil {
 		return nil, err
 	}
-	opts := schema.Options{ToVersion: r.GetToVersion(), DryRun: r.GetDryRun()}
-	warnings, err := s.gate(ctx, t, rel, opts, r.GetForce())
+	opts := fleet.Options{Options: schema.Options{ToVersion: r.GetToVersion(), DryRun: r.GetDryRun()}}
+	if r.GetPause() {
+		opts.PauseFor = "migration/" + uuid.NewString()
+	}
+	warnings, err := s.gate(ctx, t, rel, opts.Options, r.GetForce())
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +68,7 @@ func (s *Server) gate(ctx context.Context, t *registryv1.Tenant, rel *release.Re
 	}
 	dry := opts
 	dry.DryRun = true
-	results, err := s.Migrator.Migrate(ctx, t, rel, dry)
+	results, err := s.Migrator.Migrate(ctx, t, rel, fleet.Options{Options: dry})
 	if err != nil {
 		return nil, err
 	}

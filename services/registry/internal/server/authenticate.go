@@ -6,7 +6,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 
-	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
 	"github.com/tenantry/tenantry/services/internal/credential"
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/identity"
@@ -46,7 +45,7 @@ func (s *Server) Authenticate(ctx context.Context, certified identity.Caller, md
 	if u == nil || u.ID != claims.UserID {
 		return identity.Caller{}, notValid()
 	}
-	if u.CompanyState != registryv1.CompanyState_COMPANY_STATE_ACTIVE {
+	if !store.MayLogIn(u.CompanyState) {
 		return identity.Caller{}, store.NotActive(u.CompanyState)
 	}
 	return identity.Caller{Kind: identity.User, Name: certified.Name, CompanyID: u.Company, UserID: u.ID, SessionID: claims.SessionID,

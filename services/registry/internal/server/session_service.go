@@ -43,7 +43,7 @@ func (s sessionService) Login(ctx context.Context, r *registryv1.LoginRequest) (
 	if !ok {
 		return nil, badLogin()
 	}
-	if u.CompanyState != registryv1.CompanyState_COMPANY_STATE_ACTIVE {
+	if !store.MayLogIn(u.CompanyState) {
 		return nil, store.NotActive(u.CompanyState)
 	}
 	refresh := credential.NewRefreshToken()

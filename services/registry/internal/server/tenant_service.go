@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
@@ -108,7 +109,33 @@ func (s tenantService) RecordSchemaVersion(ctx context.Context, r *registryv1.Re
 	if err != nil {
 		return nil, err
 	}
-	return &registryv1.RecordSchemaVersionResponse{}, s.store.RecordSchemaVersion(ctx, id, r.GetSchemaVersion())
+	database, err := parseID("database_id", r.GetDatabaseId())
+	if err != nil {
+		return nil, err
+	}
+	return &registryv1.RecordSchemaVersionResponse{}, s.store.RecordSchemaVersion(ctx, id, database, r.GetSchemaVersion())
+}
+
+// RecordSchemaVersions implements the contract.
+func (s tenantService) RecordSchemaVersions(ctx context.Context, r *registryv1.RecordSchemaVersionsRequest) (*registryv1.RecordSchemaVersionsResponse, error) {
+	versions := make([]store.Version, len(r.GetVersions()))
+	for i, v := range r.GetVersions() {
+		company, err := parseID(fmt.Sprintf("versions[%d].company_id", i), v.GetCompanyId())
+		if err != nil {
+			return nil, err
+		}
+		database, err := parseID(fmt.Sprintf("versions[%d].database_id", i), v.GetDatabaseId())
+		if err != nil {
+			return nil, err
+		}
+		versions[i] = store.Version{CompanyID: company, DatabaseID: database, SchemaVersion: v.GetSchemaVersion()}
+	}
+	others, err := s.store.RecordSchemaVersions(ctx, versions)
+	out := &registryv1.RecordSchemaVersionsResponse{}
+	for _, id := range others {
+		out.NotRecorded = append(out.NotRecorded, id.String())
+	}
+	return out, err
 }
 
 // GetTenant implements the contract.

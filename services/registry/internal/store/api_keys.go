@@ -106,7 +106,7 @@ func (s *Store) APIKeyByHash(ctx context.Context, hash credential.Hash) (*Resolv
 	k := &ResolvedKey{}
 	var used *time.Time
 	err := s.pool.QueryRow(ctx, `SELECT k.id, k.company_id, k.roles, k.expires_at, k.last_used_at FROM api_keys k JOIN companies c ON c.id = k.company_id
-		WHERE k.hash = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()) AND c.state = 'ACTIVE'`, hash[:]).
+		WHERE k.hash = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()) AND c.state IN ('ACTIVE', 'MAINTENANCE')`, hash[:]).
 		Scan(&k.ID, &k.Company, &k.Roles, &k.Expires, &used)
 	if none(err) {
 		return nil, nil //nolint:nilnil // A key that does not work is not a failure of the store.

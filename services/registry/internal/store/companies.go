@@ -149,10 +149,12 @@ func lockCompany(ctx context.Context, tx pgx.Tx, id uuid.UUID) (*registryv1.Comp
 	return c, err
 }
 
-// Suspend closes an ACTIVE company; a SUSPENDED one stays as it is. FAILED_PRECONDITION `COMPANY_STATE_INVALID`.
+// Suspend closes a company that is ACTIVE or in MAINTENANCE; a SUSPENDED one stays as it is. FAILED_PRECONDITION
+// `COMPANY_STATE_INVALID`.
 func (s *Store) Suspend(ctx context.Context, actor string, id uuid.UUID, reason string) (*registryv1.Company, error) {
 	return s.changeState(ctx, id, transition{actor: actor, action: "company.suspended", reason: reason,
-		from: []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_ACTIVE}, to: registryv1.CompanyState_COMPANY_STATE_SUSPENDED})
+		from: []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_ACTIVE, registryv1.CompanyState_COMPANY_STATE_MAINTENANCE},
+		to:   registryv1.CompanyState_COMPANY_STATE_SUSPENDED})
 }
 
 // Resume opens a SUSPENDED company; an ACTIVE one stays as it is. FAILED_PRECONDITION `COMPANY_STATE_INVALID`.
@@ -170,14 +172,15 @@ type transition struct {
 	choose func(ctx context.Context, tx pgx.Tx) (registryv1.CompanyState, error)
 	// purge is when the database of a DELETING company may go; nil in every other state.
 	purge *time.Time
+	// held is who gets a company in MAINTENANCE, and for how long; nil for every other state.
+	held *held
 	// check is what else must hold, looked at in the same transaction before anything is changed; nil for nothing.
 	check func(ctx context.Context, tx pgx.Tx) error
 	// also is done in the same transaction, before the route is told.
 	also func(ctx context.Context, tx pgx.Tx) error
 }
 
-// changeState is the one place where a company's state changes. A company that is in the new state already is left as it
-// is.
+// changeState locks a company and changes its state. One that is in the new state already is left as it is.
 func (s *Store) changeState(ctx context.Context, id uuid.UUID, t transition) (*registryv1.Company, error) {
 	var out *registryv1.Company
 	err := pg.Tx(ctx, s.pool, func(tx pgx.Tx) error {
@@ -190,44 +193,50 @@ func (s *Store) changeState(ctx context.Context, id uuid.UUID, t transition) (*r
 				return err
 			}
 		}
-		from := out.GetState()
-		if from == t.to {
+		if out.GetState() == t.to {
 			return nil
 		}
-		if !slices.Contains(t.from, from) {
-			var want []string
-			for _, st := range t.from {
-				want = append(want, stateName(st))
-			}
-			return fault.New(codes.FailedPrecondition, fault.CompanyStateInvalid, "the company is %s, want %s", stateName(from), strings.Join(want, " or ")).
-				With("state", stateName(from))
-		}
-		if t.check != nil {
-			if err := t.check(ctx, tx); err != nil {
-				return err
-			}
-		}
-		if _, err := tx.Exec(ctx, `UPDATE companies SET state = $2, state_reason = $3, updated_at = now(), purge_at = $4,
-			state_before = CASE WHEN $4::timestamptz IS NOT NULL THEN state END WHERE id = $1`, id, stateName(t.to), t.reason, t.purge); err != nil {
-			return err
-		}
-		if t.also != nil {
-			if err := t.also(ctx, tx); err != nil {
-				return err
-			}
-		}
-		details := map[string]string{"from": stateName(from), "to": stateName(t.to)}
-		if t.reason != "" {
-			details["reason"] = t.reason
-		}
-		if err := appendAudit(ctx, tx, event{actor: t.actor, action: t.action, company: id, details: details}); err != nil {
-			return err
-		}
-		if err := appendRoute(ctx, tx, id); err != nil {
+		if err := change(ctx, tx, id, out.GetState(), t); err != nil {
 			return err
 		}
 		out, err = company(ctx, tx, id)
 		return err
 	})
 	return out, err
+}
+
+// change is the one place where a company's state changes, from one that the transition allows. The company is locked.
+func change(ctx context.Context, tx pgx.Tx, id uuid.UUID, from registryv1.CompanyState, t transition) error {
+	if !slices.Contains(t.from, from) {
+		var want []string
+		for _, st := range t.from {
+			want = append(want, stateName(st))
+		}
+		return fault.New(codes.FailedPrecondition, fault.CompanyStateInvalid, "the company is %s, want %s", stateName(from), strings.Join(want, " or ")).
+			With("state", stateName(from))
+	}
+	if t.check != nil {
+		if err := t.check(ctx, tx); err != nil {
+			return err
+		}
+	}
+	holder, duration := t.held.columns()
+	if _, err := tx.Exec(ctx, `UPDATE companies SET state = $2, state_reason = $3, updated_at = now(), purge_at = $4,
+		state_before = CASE WHEN $4::timestamptz IS NOT NULL THEN state END, maintenance_holder = $5, maintenance_until = clock_timestamp() + $6::interval WHERE id = $1`,
+		id, stateName(t.to), t.reason, t.purge, holder, duration); err != nil {
+		return err
+	}
+	if t.also != nil {
+		if err := t.also(ctx, tx); err != nil {
+			return err
+		}
+	}
+	details := map[string]string{"from": stateName(from), "to": stateName(t.to)}
+	if t.reason != "" {
+		details["reason"] = t.reason
+	}
+	if err := appendAudit(ctx, tx, event{actor: t.actor, action: t.action, company: id, details: details}); err != nil {
+		return err
+	}
+	return appendRoute(ctx, tx, id)
 }

@@ -20,6 +20,10 @@ func databaseTaken(field string, id uuid.UUID) *fault.Error {
 	return fault.Invalid(field, "got %s, which is or was another company's, want a database that is nobody's", id)
 }
 
+func databaseChanged(company uuid.UUID) error {
+	return fault.New(codes.FailedPrecondition, fault.DatabaseChanged, "the company has got another database meanwhile").With("company_id", company.String())
+}
+
 // SwitchDatabase gives a company in use another database. It answers the same when it has that one already.
 // FAILED_PRECONDITION `DATABASE_CHANGED`, `COMPANY_STATE_INVALID`; NOT_FOUND `CLUSTER_NOT_FOUND`; INVALID_ARGUMENT when the
 // database is another company's.
@@ -30,7 +34,7 @@ func (s *Store) SwitchDatabase(ctx context.Context, actor, action string, id, fr
 			return nil
 		case from.String():
 		default:
-			return fault.New(codes.FailedPrecondition, fault.DatabaseChanged, "the company has got another database meanwhile").With("company_id", id.String())
+			return databaseChanged(id)
 		}
 		if _, err := tx.Exec(ctx, "UPDATE clusters SET tenants = tenants - 1 WHERE name = $1", before.GetCluster()); err != nil {
 			return err

@@ -35,18 +35,38 @@ func scanRoute(row pgx.Row) (*registryv1.Route, error) {
 
 // appendRoute tells the gateways a company's route as it now is, or that it is no more.
 func appendRoute(ctx context.Context, tx pgx.Tx, company uuid.UUID) error {
-	if _, err := tx.Exec(ctx, "UPDATE companies SET route_version = route_version + 1 WHERE id = $1", company); err != nil {
+	return appendRoutes(ctx, tx, []uuid.UUID{company})
+}
+
+// appendRoutes tells the gateways the routes of companies.
+func appendRoutes(ctx context.Context, tx pgx.Tx, companies []uuid.UUID) error {
+	if len(companies) == 0 {
+		return nil
+	}
+	if _, err := tx.Exec(ctx, "UPDATE companies SET route_version = route_version + 1 WHERE id = ANY($1)", companies); err != nil {
 		return err
 	}
-	route, err := scanRoute(tx.QueryRow(ctx, selectRoute+" WHERE c.id = $1 AND c.state IN "+routed, company))
-	switch {
-	case none(err):
-		return appendEvent(ctx, tx, &registryv1.WatchRoutesResponse{
-			Event: &registryv1.WatchRoutesResponse_RouteRemoved{RouteRemoved: &registryv1.RouteRemoved{CompanyId: company[:]}}})
-	case err != nil:
+	rows, err := tx.Query(ctx, selectRoute+" WHERE c.id = ANY($1) AND c.state IN "+routed+" ORDER BY c.id", companies)
+	if err != nil {
 		return err
 	}
-	return appendEvent(ctx, tx, &registryv1.WatchRoutesResponse{Event: &registryv1.WatchRoutesResponse_Route{Route: route}})
+	routes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*registryv1.Route, error) { return scanRoute(row) })
+	if err != nil {
+		return err
+	}
+	var events []*registryv1.WatchRoutesResponse
+	left := make(map[uuid.UUID]bool, len(companies))
+	for _, id := range companies {
+		left[id] = true
+	}
+	for _, r := range routes {
+		delete(left, uuid.UUID(r.GetCompanyId()))
+		events = append(events, &registryv1.WatchRoutesResponse{Event: &registryv1.WatchRoutesResponse_Route{Route: r}})
+	}
+	for id := range left {
+		events = append(events, &registryv1.WatchRoutesResponse{Event: &registryv1.WatchRoutesResponse_RouteRemoved{RouteRemoved: &registryv1.RouteRemoved{CompanyId: id[:]}}})
+	}
+	return appendEvents(ctx, tx, events)
 }
 
 // appendRevoked tells the gateways that sessions, or API keys, no longer work.
@@ -64,18 +84,29 @@ func appendRevoked(ctx context.Context, tx pgx.Tx, sessions, apiKeys []uuid.UUID
 	return appendEvent(ctx, tx, &registryv1.WatchRoutesResponse{Event: &registryv1.WatchRoutesResponse_CredentialsRevoked{CredentialsRevoked: revoked}})
 }
 
-// appendEvent gives an event its sequence. The counter's row is locked until the transaction ends, so sequences have no
-// gaps and become visible in their order. Do it last: all others wait.
+// appendEvent is appendEvents of one.
 func appendEvent(ctx context.Context, tx pgx.Tx, m *registryv1.WatchRoutesResponse) error {
-	if err := tx.QueryRow(ctx, "UPDATE route_sequence SET last = last + 1 RETURNING last").Scan(&m.Sequence); err != nil {
+	return appendEvents(ctx, tx, []*registryv1.WatchRoutesResponse{m})
+}
+
+// appendEvents gives events their sequences. The counter's row is locked until the transaction ends, so sequences have no
+// gaps and become visible in their order. Do it last: all others wait.
+func appendEvents(ctx context.Context, tx pgx.Tx, events []*registryv1.WatchRoutesResponse) error {
+	var last int64
+	if err := tx.QueryRow(ctx, "UPDATE route_sequence SET last = last + $1 RETURNING last", len(events)).Scan(&last); err != nil {
 		return err
 	}
-	message, err := proto.Marshal(m)
-	if err != nil {
-		return fmt.Errorf("marshal a route event: %w", err)
+	sequences, messages := make([]int64, len(events)), make([][]byte, len(events))
+	for i, m := range events {
+		m.Sequence = last - int64(len(events)) + int64(i) + 1
+		message, err := proto.Marshal(m)
+		if err != nil {
+			return fmt.Errorf("marshal a route event: %w", err)
+		}
+		sequences[i], messages[i] = m.GetSequence(), message
 	}
-	_, err = tx.Exec(ctx, "WITH told AS (SELECT pg_notify($3, ($1::bigint)::text)) INSERT INTO route_events (sequence, message) SELECT $1, $2 FROM told",
-		m.Sequence, message, RoutesChannel)
+	_, err := tx.Exec(ctx, "WITH told AS (SELECT pg_notify($4, ($3::bigint)::text)) INSERT INTO route_events (sequence, message) SELECT e.* FROM told, unnest($1::bigint[], $2::bytea[]) e",
+		sequences, messages, last, RoutesChannel)
 	return err
 }
 

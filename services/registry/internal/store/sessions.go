@@ -69,7 +69,7 @@ func (s *Store) RotateRefresh(ctx context.Context, old, next credential.Hash) (s
 		case !open, u.GetDisabled():
 			refused = invalidRefresh()
 			return nil
-		case u.CompanyState != registryv1.CompanyState_COMPANY_STATE_ACTIVE:
+		case !MayLogIn(u.CompanyState):
 			refused = NotActive(u.CompanyState)
 			return nil
 		}
@@ -92,6 +92,11 @@ func (u *User) actor() string { return "user/" + u.GetUserId() }
 
 func invalidRefresh() error {
 	return fault.New(codes.Unauthenticated, fault.RefreshTokenInvalid, "the refresh token is not valid; log in again")
+}
+
+// MayLogIn tells whether a company's people and programs have a way in: what they call in MAINTENANCE waits.
+func MayLogIn(state registryv1.CompanyState) bool {
+	return state == registryv1.CompanyState_COMPANY_STATE_ACTIVE || state == registryv1.CompanyState_COMPANY_STATE_MAINTENANCE
 }
 
 // NotActive is the fault of someone whose company is not open.

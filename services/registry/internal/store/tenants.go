@@ -87,20 +87,83 @@ func (s *Store) Fail(ctx context.Context, actor string, id uuid.UUID, reason str
 }
 
 // RecordSchemaVersion notes what version a tenant's database is at, and tells the gateways when that is news.
-func (s *Store) RecordSchemaVersion(ctx context.Context, id uuid.UUID, version string) error {
+// FAILED_PRECONDITION `DATABASE_CHANGED` when the company has another database.
+func (s *Store) RecordSchemaVersion(ctx context.Context, id, database uuid.UUID, version string) error {
 	return pg.Tx(ctx, s.pool, func(tx pgx.Tx) error {
 		c, err := lockCompany(ctx, tx, id)
-		if err != nil || c.GetSchemaVersion() == version {
+		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, "UPDATE tenant_databases SET schema_version = $2 WHERE company_id = $1", id, version); err != nil {
+		news, err := setVersion(ctx, tx, id, database, version)
+		// A company that is being made has no route yet.
+		if err != nil || !news || c.GetState() == registryv1.CompanyState_COMPANY_STATE_PROVISIONING {
 			return err
-		}
-		if c.GetState() == registryv1.CompanyState_COMPANY_STATE_PROVISIONING {
-			return nil // It has no route yet.
 		}
 		return appendRoute(ctx, tx, id)
 	})
+}
+
+// Version is what version a company's database is at.
+type Version struct {
+	CompanyID, DatabaseID uuid.UUID
+	SchemaVersion         string
+}
+
+// RecordSchemaVersions is RecordSchemaVersion of many at once. It leaves out, and returns, companies that have another
+// database or none.
+func (s *Store) RecordSchemaVersions(ctx context.Context, versions []Version) (others []uuid.UUID, err error) {
+	companies, databases, texts := make([]uuid.UUID, len(versions)), make([]uuid.UUID, len(versions)), make([]string, len(versions))
+	for i, v := range versions {
+		companies[i], databases[i], texts[i] = v.CompanyID, v.DatabaseID, v.SchemaVersion
+	}
+	const given = "unnest($1::uuid[], $2::uuid[], $3::text[]) v (company_id, database_id, schema_version)"
+	err = pg.Tx(ctx, s.pool, func(tx pgx.Tx) error {
+		// In one order, or two of these could wait for each other.
+		rows, err := tx.Query(ctx, "SELECT id FROM companies WHERE id = ANY($1) AND state <> 'PROVISIONING' ORDER BY id FOR UPDATE", companies)
+		if err != nil {
+			return err
+		}
+		locked, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+		if err != nil {
+			return err
+		}
+		if rows, err = tx.Query(ctx, "SELECT v.company_id FROM "+given+` WHERE v.company_id <> ALL($4) OR NOT EXISTS
+			(SELECT FROM tenant_databases d WHERE d.company_id = v.company_id AND d.id = v.database_id)`, companies, databases, texts, locked); err != nil {
+			return err
+		}
+		if others, err = pgx.CollectRows(rows, pgx.RowTo[uuid.UUID]); err != nil {
+			return err
+		}
+		if rows, err = tx.Query(ctx, "UPDATE tenant_databases d SET schema_version = v.schema_version FROM "+given+` WHERE d.company_id = v.company_id AND d.id = v.database_id
+			AND d.schema_version <> v.schema_version AND d.company_id = ANY($4) RETURNING d.company_id`, companies, databases, texts, locked); err != nil {
+			return err
+		}
+		news, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+		if err != nil {
+			return err
+		}
+		return appendRoutes(ctx, tx, news)
+	})
+	return others, err
+}
+
+// setVersion notes what version the database of a locked company is at, and whether that is news: FAILED_PRECONDITION
+// `DATABASE_CHANGED`.
+func setVersion(ctx context.Context, tx pgx.Tx, id, database uuid.UUID, version string) (news bool, err error) {
+	// The statement that waited for the company's lock saw its database as it was before.
+	var now uuid.UUID
+	var before string
+	if err := tx.QueryRow(ctx, "SELECT id, schema_version FROM tenant_databases WHERE company_id = $1", id).Scan(&now, &before); err != nil {
+		return false, err
+	}
+	if now != database {
+		return false, databaseChanged(id)
+	}
+	if before == version {
+		return false, nil
+	}
+	_, err = tx.Exec(ctx, "UPDATE tenant_databases SET schema_version = $2 WHERE company_id = $1", id, version)
+	return true, err
 }
 
 func reservationNotFound(requestID string) error {

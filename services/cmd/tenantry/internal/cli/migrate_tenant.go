@@ -12,6 +12,7 @@ type migrateTenantCmd struct {
 	Company string `arg:"" help:"Id or slug."`
 	Force   bool   `name:"force" help:"Let migrations pass that the lint gate would stop as destructive. Never skips a checksum."`
 	DryRun  bool   `name:"dry-run" help:"Only tell what would be applied."`
+	Pause   bool   `name:"pause" help:"Hold the company's calls at the gateways while its database changes."`
 	To      string `name:"to" placeholder:"VERSION" help:"Version of the core set to stop at. Default: the newest, and the plugins' sets too."`
 }
 
@@ -33,7 +34,7 @@ func (c *migrateTenantCmd) Run(ctx context.Context, a *app) error {
 	}
 	defer func() { _ = conn.Close() }() // Nothing is under way on it.
 	got, err := provisionerv1.NewProvisionerServiceClient(conn).MigrateTenant(ctx, &provisionerv1.MigrateTenantRequest{
-		Company: c.Company, Force: c.Force, DryRun: c.DryRun, ToVersion: c.To,
+		Company: c.Company, Force: c.Force, DryRun: c.DryRun, ToVersion: c.To, Pause: c.Pause,
 	})
 	if err != nil {
 		return err

@@ -56,13 +56,14 @@ type rolloutFlags struct {
 	Growth           int32         `name:"growth" placeholder:"N" help:"How many times greater each wave is than the one before, 2 to 100. Default: 10."`
 	Budget           string        `name:"budget" placeholder:"N|P%" help:"Stop when more than so many tenants, or so many of a hundred, fail. Default: go on whatever fails."`
 	Force            bool          `name:"force" help:"Let migrations pass that the lint gate would stop as destructive, which is audited. Never skips a checksum."`
+	PauseTenants     bool          `name:"pause" help:"Hold each tenant's calls at the gateways while its database changes."`
 	LockTimeout      time.Duration `name:"lock-timeout" placeholder:"DURATION" help:"Longest wait for a table's lock. Default: 5s."`
 	StatementTimeout time.Duration `name:"statement-timeout" placeholder:"DURATION" help:"Longest run of one statement. Default: no limit."`
 }
 
 func (f rolloutFlags) request() (*provisionerv1.StartRolloutRequest, error) {
 	r := &provisionerv1.StartRolloutRequest{
-		RequestId: newRequestID(), Selector: f.selector(), Verify: f.Verify, Concurrency: f.Concurrency, CanarySize: f.Canary, WaveGrowth: f.Growth, Force: f.Force,
+		RequestId: newRequestID(), Selector: f.selector(), Concurrency: f.Concurrency, CanarySize: f.Canary, WaveGrowth: f.Growth, Force: f.Force, Verify: f.Verify, Pause: f.PauseTenants,
 	}
 	for _, d := range []struct {
 		given time.Duration

@@ -36,8 +36,16 @@ const (
 // PostgreSQL carry ErrorInfo reason `SQL_ERROR` with metadata `sqlstate`, and `position`, `detail`, `hint`,
 // `constraint`, `table`, `column` where PostgreSQL tells them. All methods: UNAUTHENTICATED `CREDENTIALS_MISSING`,
 // `CREDENTIALS_INVALID`, `TOKEN_EXPIRED`; PERMISSION_DENIED `COMPANY_SUSPENDED`; NOT_FOUND `COMPANY_NOT_FOUND`;
-// UNAVAILABLE `COMPANY_NOT_READY` while it is being made or in maintenance, `DATABASE_UNAVAILABLE`; RESOURCE_EXHAUSTED
+// UNAVAILABLE `COMPANY_NOT_READY` while it is being made, `DATABASE_UNAVAILABLE`; RESOURCE_EXHAUSTED
 // `CONNECTIONS_EXHAUSTED`; DEADLINE_EXCEEDED `STATEMENT_TIMEOUT`.
+//
+// While a company is in maintenance, which is for the moment that its schema changes, its calls are held and go on in the
+// order in which they came. UNAVAILABLE `TENANT_MAINTENANCE` when that lasts for longer than the gateway or the call's
+// deadline allows, RESOURCE_EXHAUSTED `TOO_MANY_HELD` when too many calls are held already; both say when to try again.
+//
+// A call whose metadata has `tenantry-min-schema: VERSION` is held likewise until the company's core schema is at that
+// version or a later one (versions compare as texts, as in migration directories): FAILED_PRECONDITION `SCHEMA_TOO_OLD`
+// (metadata: wanted, got) when it is not by then. The same holds for calls that the gateway forwards.
 //
 // Each call is its own transaction: SQL that leaves one open has it rolled back, FAILED_PRECONDITION
 // `TRANSACTION_LEFT_OPEN`, and nothing a call sets is seen by the next.
@@ -125,8 +133,16 @@ type SqlService_TransactClient = grpc.BidiStreamingClient[TransactRequest, Trans
 // PostgreSQL carry ErrorInfo reason `SQL_ERROR` with metadata `sqlstate`, and `position`, `detail`, `hint`,
 // `constraint`, `table`, `column` where PostgreSQL tells them. All methods: UNAUTHENTICATED `CREDENTIALS_MISSING`,
 // `CREDENTIALS_INVALID`, `TOKEN_EXPIRED`; PERMISSION_DENIED `COMPANY_SUSPENDED`; NOT_FOUND `COMPANY_NOT_FOUND`;
-// UNAVAILABLE `COMPANY_NOT_READY` while it is being made or in maintenance, `DATABASE_UNAVAILABLE`; RESOURCE_EXHAUSTED
+// UNAVAILABLE `COMPANY_NOT_READY` while it is being made, `DATABASE_UNAVAILABLE`; RESOURCE_EXHAUSTED
 // `CONNECTIONS_EXHAUSTED`; DEADLINE_EXCEEDED `STATEMENT_TIMEOUT`.
+//
+// While a company is in maintenance, which is for the moment that its schema changes, its calls are held and go on in the
+// order in which they came. UNAVAILABLE `TENANT_MAINTENANCE` when that lasts for longer than the gateway or the call's
+// deadline allows, RESOURCE_EXHAUSTED `TOO_MANY_HELD` when too many calls are held already; both say when to try again.
+//
+// A call whose metadata has `tenantry-min-schema: VERSION` is held likewise until the company's core schema is at that
+// version or a later one (versions compare as texts, as in migration directories): FAILED_PRECONDITION `SCHEMA_TOO_OLD`
+// (metadata: wanted, got) when it is not by then. The same holds for calls that the gateway forwards.
 //
 // Each call is its own transaction: SQL that leaves one open has it rolled back, FAILED_PRECONDITION
 // `TRANSACTION_LEFT_OPEN`, and nothing a call sets is seen by the next.

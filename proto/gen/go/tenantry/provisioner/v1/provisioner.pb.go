@@ -264,7 +264,10 @@ type MigrateTenantRequest struct {
 	// Only tell what would be applied.
 	DryRun bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	// Version of the core set to stop at; empty means the newest, and the plugins' sets too.
-	ToVersion     string `protobuf:"bytes,4,opt,name=to_version,json=toVersion,proto3" json:"to_version,omitempty"`
+	ToVersion string `protobuf:"bytes,4,opt,name=to_version,json=toVersion,proto3" json:"to_version,omitempty"`
+	// Hold the company's calls at the gateways while its database changes, so that none fails or waits for a lock: they go on
+	// when it is done. It takes effect where there is something to apply.
+	Pause         bool `protobuf:"varint,5,opt,name=pause,proto3" json:"pause,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -325,6 +328,13 @@ func (x *MigrateTenantRequest) GetToVersion() string {
 		return x.ToVersion
 	}
 	return ""
+}
+
+func (x *MigrateTenantRequest) GetPause() bool {
+	if x != nil {
+		return x.Pause
+	}
+	return false
 }
 
 // AppliedMigration is one migration file that was applied.
@@ -1562,13 +1572,14 @@ const file_tenantry_provisioner_v1_provisioner_proto_rawDesc = "" +
 	"company_id\x18\x01 \x01(\tR\tcompanyId\x12\x12\n" +
 	"\x04slug\x18\x02 \x01(\tR\x04slug\x128\n" +
 	"\x05state\x18\x03 \x01(\x0e2\".tenantry.registry.v1.CompanyStateR\x05state\x12%\n" +
-	"\x0eschema_version\x18\x04 \x01(\tR\rschemaVersion\"\xb4\x01\n" +
+	"\x0eschema_version\x18\x04 \x01(\tR\rschemaVersion\"\xca\x01\n" +
 	"\x14MigrateTenantRequest\x12E\n" +
 	"\acompany\x18\x01 \x01(\tB+\xbaH(r&2$^[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\acompany\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\x12\x17\n" +
 	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12&\n" +
 	"\n" +
-	"to_version\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18dR\ttoVersion\"\x97\x01\n" +
+	"to_version\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18dR\ttoVersion\x12\x14\n" +
+	"\x05pause\x18\x05 \x01(\bR\x05pause\"\x97\x01\n" +
 	"\x10AppliedMigration\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x125\n" +

@@ -49,7 +49,9 @@ type ProvisionerServiceClient interface {
 	// `VERSION_NOT_FOUND`; FAILED_PRECONDITION `CHECKSUM_MISMATCH`, `HISTORY_NOT_LINEAR`, `COMPANY_STATE_INVALID`,
 	// `MIGRATION_FAILED` (metadata: set, file, statement, sqlstate, position; the tenant stays at the last whole file),
 	// `MIGRATION_BLOCKED` when the lint gate found a destructive change in what is pending and `force` is not set;
-	// ABORTED `LOCK_TIMEOUT` when the tenant's tables stayed locked. Operators.
+	// ABORTED `LOCK_TIMEOUT` when the tenant's tables stayed locked or, with `pause`, its running calls did not end in time;
+	// FAILED_PRECONDITION `MAINTENANCE_HELD` while something else pauses it, `DATABASE_CHANGED` when it got another database
+	// meanwhile. Operators.
 	MigrateTenant(ctx context.Context, in *MigrateTenantRequest, opts ...grpc.CallOption) (*MigrateTenantResponse, error)
 	// GetTenantStatus tells where a tenant stands: its state, its database, each migration set's version and what is
 	// pending. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`. Operators.
@@ -184,7 +186,9 @@ type ProvisionerServiceServer interface {
 	// `VERSION_NOT_FOUND`; FAILED_PRECONDITION `CHECKSUM_MISMATCH`, `HISTORY_NOT_LINEAR`, `COMPANY_STATE_INVALID`,
 	// `MIGRATION_FAILED` (metadata: set, file, statement, sqlstate, position; the tenant stays at the last whole file),
 	// `MIGRATION_BLOCKED` when the lint gate found a destructive change in what is pending and `force` is not set;
-	// ABORTED `LOCK_TIMEOUT` when the tenant's tables stayed locked. Operators.
+	// ABORTED `LOCK_TIMEOUT` when the tenant's tables stayed locked or, with `pause`, its running calls did not end in time;
+	// FAILED_PRECONDITION `MAINTENANCE_HELD` while something else pauses it, `DATABASE_CHANGED` when it got another database
+	// meanwhile. Operators.
 	MigrateTenant(context.Context, *MigrateTenantRequest) (*MigrateTenantResponse, error)
 	// GetTenantStatus tells where a tenant stands: its state, its database, each migration set's version and what is
 	// pending. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`. Operators.

@@ -398,6 +398,8 @@ type Rollout struct {
 	Force bool `protobuf:"varint,25,opt,name=force,proto3" json:"force,omitempty"`
 	// What the lint gate found.
 	Findings []*Finding `protobuf:"bytes,26,rep,name=findings,proto3" json:"findings,omitempty"`
+	// Whether each tenant's calls are held while its database changes.
+	Pause bool `protobuf:"varint,27,opt,name=pause,proto3" json:"pause,omitempty"`
 	// Whether it looks into every database, see StartRolloutRequest.
 	Verify        bool `protobuf:"varint,28,opt,name=verify,proto3" json:"verify,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -616,6 +618,13 @@ func (x *Rollout) GetFindings() []*Finding {
 	return nil
 }
 
+func (x *Rollout) GetPause() bool {
+	if x != nil {
+		return x.Pause
+	}
+	return false
+}
+
 func (x *Rollout) GetVerify() bool {
 	if x != nil {
 		return x.Verify
@@ -646,6 +655,8 @@ type StartRolloutRequest struct {
 	WaveGrowth int32 `protobuf:"varint,9,opt,name=wave_growth,json=waveGrowth,proto3" json:"wave_growth,omitempty"`
 	// When to stop; absent means to go on whatever fails.
 	FailureBudget *FailureBudget `protobuf:"bytes,10,opt,name=failure_budget,json=failureBudget,proto3" json:"failure_budget,omitempty"`
+	// Hold each tenant's calls at the gateways while its database changes, as MigrateTenant does.
+	Pause bool `protobuf:"varint,11,opt,name=pause,proto3" json:"pause,omitempty"`
 	// Looks into every database. Otherwise those are passed over that a rollout or MigrateTenant left marked as being at
 	// this release, which its server is asked for many at once. For after someone changed databases' histories by hand.
 	Verify        bool `protobuf:"varint,12,opt,name=verify,proto3" json:"verify,omitempty"`
@@ -751,6 +762,13 @@ func (x *StartRolloutRequest) GetFailureBudget() *FailureBudget {
 		return x.FailureBudget
 	}
 	return nil
+}
+
+func (x *StartRolloutRequest) GetPause() bool {
+	if x != nil {
+		return x.Pause
+	}
+	return false
 }
 
 func (x *StartRolloutRequest) GetVerify() bool {
@@ -1622,7 +1640,7 @@ const file_tenantry_provisioner_v1_rollout_proto_rawDesc = "" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x10\n" +
 	"\x03set\x18\x04 \x01(\tR\x03set\x12\x12\n" +
-	"\x04file\x18\x05 \x01(\tR\x04file\"\x97\b\n" +
+	"\x04file\x18\x05 \x01(\tR\x04file\"\xad\b\n" +
 	"\aRollout\x12\x1d\n" +
 	"\n" +
 	"rollout_id\x18\x01 \x01(\tR\trolloutId\x12\x18\n" +
@@ -1656,8 +1674,9 @@ const file_tenantry_provisioner_v1_rollout_proto_rawDesc = "" +
 	"\x04rate\x18\x17 \x01(\x01R\x04rate\x127\n" +
 	"\tremaining\x18\x18 \x01(\v2\x19.google.protobuf.DurationR\tremaining\x12\x14\n" +
 	"\x05force\x18\x19 \x01(\bR\x05force\x12<\n" +
-	"\bfindings\x18\x1a \x03(\v2 .tenantry.provisioner.v1.FindingR\bfindings\x12\x16\n" +
-	"\x06verify\x18\x1c \x01(\bR\x06verify\"\xf9\x04\n" +
+	"\bfindings\x18\x1a \x03(\v2 .tenantry.provisioner.v1.FindingR\bfindings\x12\x14\n" +
+	"\x05pause\x18\x1b \x01(\bR\x05pause\x12\x16\n" +
+	"\x06verify\x18\x1c \x01(\bR\x06verify\"\x8f\x05\n" +
 	"\x13StartRolloutRequest\x12'\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12=\n" +
@@ -1674,7 +1693,8 @@ const file_tenantry_provisioner_v1_rollout_proto_rawDesc = "" +
 	"\vwave_growth\x18\t \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\n" +
 	"waveGrowth\x12M\n" +
 	"\x0efailure_budget\x18\n" +
-	" \x01(\v2&.tenantry.provisioner.v1.FailureBudgetR\rfailureBudget\x12\x16\n" +
+	" \x01(\v2&.tenantry.provisioner.v1.FailureBudgetR\rfailureBudget\x12\x14\n" +
+	"\x05pause\x18\v \x01(\bR\x05pause\x12\x16\n" +
 	"\x06verify\x18\f \x01(\bR\x06verify\"R\n" +
 	"\x14StartRolloutResponse\x12:\n" +
 	"\arollout\x18\x01 \x01(\v2 .tenantry.provisioner.v1.RolloutR\arollout\"<\n" +

@@ -36,7 +36,7 @@ const (
 	CompanyState_COMPANY_STATE_ACTIVE CompanyState = 2
 	// Closed by an operator; opens again with ResumeCompany.
 	CompanyState_COMPANY_STATE_SUSPENDED CompanyState = 3
-	// Held still for a while by the provisioner; calls wait or are told to come back.
+	// Held still for a moment by the provisioner: logins work, calls wait or are told to come back.
 	CompanyState_COMPANY_STATE_MAINTENANCE CompanyState = 4
 	// Being deleted; can still be restored within its retention.
 	CompanyState_COMPANY_STATE_DELETING CompanyState = 5

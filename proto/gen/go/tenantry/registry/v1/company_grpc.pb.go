@@ -45,7 +45,7 @@ type CompanyServiceClient interface {
 	// NOT_FOUND `COMPANY_NOT_FOUND`, ALREADY_EXISTS `SLUG_TAKEN`, INVALID_ARGUMENT `FIELD_INVALID` for a path that is
 	// unknown or cannot be changed.
 	UpdateCompany(ctx context.Context, in *UpdateCompanyRequest, opts ...grpc.CallOption) (*UpdateCompanyResponse, error)
-	// SuspendCompany closes an ACTIVE company to logins and calls: its sessions' tokens stop working on every gateway as
+	// SuspendCompany closes a company that is ACTIVE or in MAINTENANCE to logins and calls: its sessions' tokens stop working on every gateway as
 	// soon as the change arrives there. Its database stays and goes on being migrated. Repeatable: suspending a
 	// suspended company answers the same. NOT_FOUND `COMPANY_NOT_FOUND`, FAILED_PRECONDITION `COMPANY_STATE_INVALID`.
 	SuspendCompany(ctx context.Context, in *SuspendCompanyRequest, opts ...grpc.CallOption) (*SuspendCompanyResponse, error)
@@ -131,7 +131,7 @@ type CompanyServiceServer interface {
 	// NOT_FOUND `COMPANY_NOT_FOUND`, ALREADY_EXISTS `SLUG_TAKEN`, INVALID_ARGUMENT `FIELD_INVALID` for a path that is
 	// unknown or cannot be changed.
 	UpdateCompany(context.Context, *UpdateCompanyRequest) (*UpdateCompanyResponse, error)
-	// SuspendCompany closes an ACTIVE company to logins and calls: its sessions' tokens stop working on every gateway as
+	// SuspendCompany closes a company that is ACTIVE or in MAINTENANCE to logins and calls: its sessions' tokens stop working on every gateway as
 	// soon as the change arrives there. Its database stays and goes on being migrated. Repeatable: suspending a
 	// suspended company answers the same. NOT_FOUND `COMPANY_NOT_FOUND`, FAILED_PRECONDITION `COMPANY_STATE_INVALID`.
 	SuspendCompany(context.Context, *SuspendCompanyRequest) (*SuspendCompanyResponse, error)

@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -870,6 +871,8 @@ type RecordSchemaVersionRequest struct {
 	CompanyId string `protobuf:"bytes,1,opt,name=company_id,json=companyId,proto3" json:"company_id,omitempty"`
 	// Version of the newest core migration its database has.
 	SchemaVersion string `protobuf:"bytes,2,opt,name=schema_version,json=schemaVersion,proto3" json:"schema_version,omitempty"`
+	// Id of the database that has it.
+	DatabaseId    string `protobuf:"bytes,3,opt,name=database_id,json=databaseId,proto3" json:"database_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -918,6 +921,13 @@ func (x *RecordSchemaVersionRequest) GetSchemaVersion() string {
 	return ""
 }
 
+func (x *RecordSchemaVersionRequest) GetDatabaseId() string {
+	if x != nil {
+		return x.DatabaseId
+	}
+	return ""
+}
+
 // RecordSchemaVersionResponse says it is recorded.
 type RecordSchemaVersionResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -955,6 +965,98 @@ func (*RecordSchemaVersionResponse) Descriptor() ([]byte, []int) {
 	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{13}
 }
 
+// RecordSchemaVersionsRequest tells versions.
+type RecordSchemaVersionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of different companies.
+	Versions      []*RecordSchemaVersionRequest `protobuf:"bytes,1,rep,name=versions,proto3" json:"versions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordSchemaVersionsRequest) Reset() {
+	*x = RecordSchemaVersionsRequest{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordSchemaVersionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordSchemaVersionsRequest) ProtoMessage() {}
+
+func (x *RecordSchemaVersionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordSchemaVersionsRequest.ProtoReflect.Descriptor instead.
+func (*RecordSchemaVersionsRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RecordSchemaVersionsRequest) GetVersions() []*RecordSchemaVersionRequest {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+// RecordSchemaVersionsResponse says they are recorded.
+type RecordSchemaVersionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ids of companies left out: they have another database by now, or none.
+	NotRecorded   []string `protobuf:"bytes,1,rep,name=not_recorded,json=notRecorded,proto3" json:"not_recorded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordSchemaVersionsResponse) Reset() {
+	*x = RecordSchemaVersionsResponse{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordSchemaVersionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordSchemaVersionsResponse) ProtoMessage() {}
+
+func (x *RecordSchemaVersionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordSchemaVersionsResponse.ProtoReflect.Descriptor instead.
+func (*RecordSchemaVersionsResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RecordSchemaVersionsResponse) GetNotRecorded() []string {
+	if x != nil {
+		return x.NotRecorded
+	}
+	return nil
+}
+
 // GetTenantRequest names a company.
 type GetTenantRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -966,7 +1068,7 @@ type GetTenantRequest struct {
 
 func (x *GetTenantRequest) Reset() {
 	*x = GetTenantRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[14]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -978,7 +1080,7 @@ func (x *GetTenantRequest) String() string {
 func (*GetTenantRequest) ProtoMessage() {}
 
 func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[14]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -991,7 +1093,7 @@ func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantRequest.ProtoReflect.Descriptor instead.
 func (*GetTenantRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{14}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetTenantRequest) GetCompany() string {
@@ -1012,7 +1114,7 @@ type GetTenantResponse struct {
 
 func (x *GetTenantResponse) Reset() {
 	*x = GetTenantResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[15]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1024,7 +1126,7 @@ func (x *GetTenantResponse) String() string {
 func (*GetTenantResponse) ProtoMessage() {}
 
 func (x *GetTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[15]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1037,7 +1139,7 @@ func (x *GetTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantResponse.ProtoReflect.Descriptor instead.
 func (*GetTenantResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{15}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetTenantResponse) GetTenant() *Tenant {
@@ -1062,7 +1164,7 @@ type ListTenantsRequest struct {
 
 func (x *ListTenantsRequest) Reset() {
 	*x = ListTenantsRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[16]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1074,7 +1176,7 @@ func (x *ListTenantsRequest) String() string {
 func (*ListTenantsRequest) ProtoMessage() {}
 
 func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[16]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1087,7 +1189,7 @@ func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
 func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{16}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListTenantsRequest) GetCluster() string {
@@ -1122,7 +1224,7 @@ type ListTenantsResponse struct {
 
 func (x *ListTenantsResponse) Reset() {
 	*x = ListTenantsResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[17]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1134,7 +1236,7 @@ func (x *ListTenantsResponse) String() string {
 func (*ListTenantsResponse) ProtoMessage() {}
 
 func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[17]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1147,7 +1249,7 @@ func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
 func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{17}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListTenantsResponse) GetTenants() []*Tenant {
@@ -1174,7 +1276,7 @@ type AddPluginRequest struct {
 
 func (x *AddPluginRequest) Reset() {
 	*x = AddPluginRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[18]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1186,7 +1288,7 @@ func (x *AddPluginRequest) String() string {
 func (*AddPluginRequest) ProtoMessage() {}
 
 func (x *AddPluginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[18]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1199,7 +1301,7 @@ func (x *AddPluginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPluginRequest.ProtoReflect.Descriptor instead.
 func (*AddPluginRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{18}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AddPluginRequest) GetCompanyId() string {
@@ -1241,7 +1343,7 @@ type AddPluginResponse struct {
 
 func (x *AddPluginResponse) Reset() {
 	*x = AddPluginResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[19]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1253,7 +1355,7 @@ func (x *AddPluginResponse) String() string {
 func (*AddPluginResponse) ProtoMessage() {}
 
 func (x *AddPluginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[19]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1266,7 +1368,7 @@ func (x *AddPluginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPluginResponse.ProtoReflect.Descriptor instead.
 func (*AddPluginResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{19}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AddPluginResponse) GetTenant() *Tenant {
@@ -1293,7 +1395,7 @@ type RemovePluginRequest struct {
 
 func (x *RemovePluginRequest) Reset() {
 	*x = RemovePluginRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[20]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1407,7 @@ func (x *RemovePluginRequest) String() string {
 func (*RemovePluginRequest) ProtoMessage() {}
 
 func (x *RemovePluginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[20]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1420,7 @@ func (x *RemovePluginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePluginRequest.ProtoReflect.Descriptor instead.
 func (*RemovePluginRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{20}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RemovePluginRequest) GetCompanyId() string {
@@ -1360,7 +1462,7 @@ type RemovePluginResponse struct {
 
 func (x *RemovePluginResponse) Reset() {
 	*x = RemovePluginResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[21]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1372,7 +1474,7 @@ func (x *RemovePluginResponse) String() string {
 func (*RemovePluginResponse) ProtoMessage() {}
 
 func (x *RemovePluginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[21]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1385,7 +1487,7 @@ func (x *RemovePluginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePluginResponse.ProtoReflect.Descriptor instead.
 func (*RemovePluginResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{21}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RemovePluginResponse) GetTenant() *Tenant {
@@ -1410,7 +1512,7 @@ type BeginDeletionRequest struct {
 
 func (x *BeginDeletionRequest) Reset() {
 	*x = BeginDeletionRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[22]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1524,7 @@ func (x *BeginDeletionRequest) String() string {
 func (*BeginDeletionRequest) ProtoMessage() {}
 
 func (x *BeginDeletionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[22]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1537,7 @@ func (x *BeginDeletionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginDeletionRequest.ProtoReflect.Descriptor instead.
 func (*BeginDeletionRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{22}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *BeginDeletionRequest) GetCompanyId() string {
@@ -1470,7 +1572,7 @@ type BeginDeletionResponse struct {
 
 func (x *BeginDeletionResponse) Reset() {
 	*x = BeginDeletionResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[23]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1482,7 +1584,7 @@ func (x *BeginDeletionResponse) String() string {
 func (*BeginDeletionResponse) ProtoMessage() {}
 
 func (x *BeginDeletionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[23]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1495,7 +1597,7 @@ func (x *BeginDeletionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginDeletionResponse.ProtoReflect.Descriptor instead.
 func (*BeginDeletionResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{23}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *BeginDeletionResponse) GetTenant() *Tenant {
@@ -1518,7 +1620,7 @@ type CancelDeletionRequest struct {
 
 func (x *CancelDeletionRequest) Reset() {
 	*x = CancelDeletionRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[24]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +1632,7 @@ func (x *CancelDeletionRequest) String() string {
 func (*CancelDeletionRequest) ProtoMessage() {}
 
 func (x *CancelDeletionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[24]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +1645,7 @@ func (x *CancelDeletionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelDeletionRequest.ProtoReflect.Descriptor instead.
 func (*CancelDeletionRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{24}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CancelDeletionRequest) GetCompanyId() string {
@@ -1571,7 +1673,7 @@ type CancelDeletionResponse struct {
 
 func (x *CancelDeletionResponse) Reset() {
 	*x = CancelDeletionResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[25]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1583,7 +1685,7 @@ func (x *CancelDeletionResponse) String() string {
 func (*CancelDeletionResponse) ProtoMessage() {}
 
 func (x *CancelDeletionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[25]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1596,7 +1698,7 @@ func (x *CancelDeletionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelDeletionResponse.ProtoReflect.Descriptor instead.
 func (*CancelDeletionResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{25}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CancelDeletionResponse) GetTenant() *Tenant {
@@ -1617,7 +1719,7 @@ type EndDeletionRequest struct {
 
 func (x *EndDeletionRequest) Reset() {
 	*x = EndDeletionRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[26]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +1731,7 @@ func (x *EndDeletionRequest) String() string {
 func (*EndDeletionRequest) ProtoMessage() {}
 
 func (x *EndDeletionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[26]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +1744,7 @@ func (x *EndDeletionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeletionRequest.ProtoReflect.Descriptor instead.
 func (*EndDeletionRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{26}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *EndDeletionRequest) GetCompanyId() string {
@@ -1663,7 +1765,7 @@ type EndDeletionResponse struct {
 
 func (x *EndDeletionResponse) Reset() {
 	*x = EndDeletionResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[27]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +1777,7 @@ func (x *EndDeletionResponse) String() string {
 func (*EndDeletionResponse) ProtoMessage() {}
 
 func (x *EndDeletionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[27]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +1790,7 @@ func (x *EndDeletionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeletionResponse.ProtoReflect.Descriptor instead.
 func (*EndDeletionResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{27}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *EndDeletionResponse) GetTenant() *Tenant {
@@ -1721,7 +1823,7 @@ type SwitchDatabaseRequest struct {
 
 func (x *SwitchDatabaseRequest) Reset() {
 	*x = SwitchDatabaseRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[28]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +1835,7 @@ func (x *SwitchDatabaseRequest) String() string {
 func (*SwitchDatabaseRequest) ProtoMessage() {}
 
 func (x *SwitchDatabaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[28]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +1848,7 @@ func (x *SwitchDatabaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwitchDatabaseRequest.ProtoReflect.Descriptor instead.
 func (*SwitchDatabaseRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{28}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SwitchDatabaseRequest) GetCompanyId() string {
@@ -1809,7 +1911,7 @@ type SwitchDatabaseResponse struct {
 
 func (x *SwitchDatabaseResponse) Reset() {
 	*x = SwitchDatabaseResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[29]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +1923,7 @@ func (x *SwitchDatabaseResponse) String() string {
 func (*SwitchDatabaseResponse) ProtoMessage() {}
 
 func (x *SwitchDatabaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[29]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,10 +1936,239 @@ func (x *SwitchDatabaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwitchDatabaseResponse.ProtoReflect.Descriptor instead.
 func (*SwitchDatabaseResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{29}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SwitchDatabaseResponse) GetTenant() *Tenant {
+	if x != nil {
+		return x.Tenant
+	}
+	return nil
+}
+
+// BeginMaintenanceRequest names a company that has to be still for a while.
+type BeginMaintenanceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The company's id.
+	CompanyId string `protobuf:"bytes,1,opt,name=company_id,json=companyId,proto3" json:"company_id,omitempty"`
+	// Who needs it still, such as `rollout/ID`: the one who may go on with it and end it.
+	Holder string `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
+	// For how long from now, 10 minutes at most.
+	Duration      *durationpb.Duration `protobuf:"bytes,3,opt,name=duration,proto3" json:"duration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginMaintenanceRequest) Reset() {
+	*x = BeginMaintenanceRequest{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginMaintenanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginMaintenanceRequest) ProtoMessage() {}
+
+func (x *BeginMaintenanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginMaintenanceRequest.ProtoReflect.Descriptor instead.
+func (*BeginMaintenanceRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *BeginMaintenanceRequest) GetCompanyId() string {
+	if x != nil {
+		return x.CompanyId
+	}
+	return ""
+}
+
+func (x *BeginMaintenanceRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *BeginMaintenanceRequest) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+// BeginMaintenanceResponse carries the tenant as it now is.
+type BeginMaintenanceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant.
+	Tenant        *Tenant `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginMaintenanceResponse) Reset() {
+	*x = BeginMaintenanceResponse{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginMaintenanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginMaintenanceResponse) ProtoMessage() {}
+
+func (x *BeginMaintenanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginMaintenanceResponse.ProtoReflect.Descriptor instead.
+func (*BeginMaintenanceResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *BeginMaintenanceResponse) GetTenant() *Tenant {
+	if x != nil {
+		return x.Tenant
+	}
+	return nil
+}
+
+// EndMaintenanceRequest names a company that need not be still any more.
+type EndMaintenanceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The company's id.
+	CompanyId string `protobuf:"bytes,1,opt,name=company_id,json=companyId,proto3" json:"company_id,omitempty"`
+	// Who began it.
+	Holder string `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
+	// Version of the newest core migration its database has now; empty means that it has not changed.
+	SchemaVersion string `protobuf:"bytes,3,opt,name=schema_version,json=schemaVersion,proto3" json:"schema_version,omitempty"`
+	// Id of the database that has it; with a version only.
+	DatabaseId    string `protobuf:"bytes,4,opt,name=database_id,json=databaseId,proto3" json:"database_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndMaintenanceRequest) Reset() {
+	*x = EndMaintenanceRequest{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndMaintenanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndMaintenanceRequest) ProtoMessage() {}
+
+func (x *EndMaintenanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndMaintenanceRequest.ProtoReflect.Descriptor instead.
+func (*EndMaintenanceRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *EndMaintenanceRequest) GetCompanyId() string {
+	if x != nil {
+		return x.CompanyId
+	}
+	return ""
+}
+
+func (x *EndMaintenanceRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *EndMaintenanceRequest) GetSchemaVersion() string {
+	if x != nil {
+		return x.SchemaVersion
+	}
+	return ""
+}
+
+func (x *EndMaintenanceRequest) GetDatabaseId() string {
+	if x != nil {
+		return x.DatabaseId
+	}
+	return ""
+}
+
+// EndMaintenanceResponse carries the tenant as it now is.
+type EndMaintenanceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant.
+	Tenant        *Tenant `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndMaintenanceResponse) Reset() {
+	*x = EndMaintenanceResponse{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndMaintenanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndMaintenanceResponse) ProtoMessage() {}
+
+func (x *EndMaintenanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndMaintenanceResponse.ProtoReflect.Descriptor instead.
+func (*EndMaintenanceResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *EndMaintenanceResponse) GetTenant() *Tenant {
 	if x != nil {
 		return x.Tenant
 	}
@@ -1863,7 +2194,7 @@ type RecordEventRequest struct {
 
 func (x *RecordEventRequest) Reset() {
 	*x = RecordEventRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[30]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +2206,7 @@ func (x *RecordEventRequest) String() string {
 func (*RecordEventRequest) ProtoMessage() {}
 
 func (x *RecordEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[30]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +2219,7 @@ func (x *RecordEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordEventRequest.ProtoReflect.Descriptor instead.
 func (*RecordEventRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{30}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RecordEventRequest) GetAction() string {
@@ -1935,7 +2266,7 @@ type RecordEventResponse struct {
 
 func (x *RecordEventResponse) Reset() {
 	*x = RecordEventResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[31]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1947,7 +2278,7 @@ func (x *RecordEventResponse) String() string {
 func (*RecordEventResponse) ProtoMessage() {}
 
 func (x *RecordEventResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[31]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1960,14 +2291,14 @@ func (x *RecordEventResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordEventResponse.ProtoReflect.Descriptor instead.
 func (*RecordEventResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{31}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{37}
 }
 
 var File_tenantry_registry_v1_tenant_proto protoreflect.FileDescriptor
 
 const file_tenantry_registry_v1_tenant_proto_rawDesc = "" +
 	"\n" +
-	"!tenantry/registry/v1/tenant.proto\x12\x14tenantry.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"tenantry/registry/v1/company.proto\"\xeb\x02\n" +
+	"!tenantry/registry/v1/tenant.proto\x12\x14tenantry.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"tenantry/registry/v1/company.proto\"\xeb\x02\n" +
 	"\x06Tenant\x12\x1d\n" +
 	"\n" +
 	"company_id\x18\x01 \x01(\tR\tcompanyId\x12\x12\n" +
@@ -2049,12 +2380,18 @@ const file_tenantry_registry_v1_tenant_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xd0\x0fR\x06reason\"J\n" +
 	"\x12FailTenantResponse\x124\n" +
-	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"w\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"\xa2\x01\n" +
 	"\x1aRecordSchemaVersionRequest\x12'\n" +
 	"\n" +
 	"company_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\tcompanyId\x120\n" +
-	"\x0eschema_version\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\rschemaVersion\"\x1d\n" +
-	"\x1bRecordSchemaVersionResponse\"Y\n" +
+	"\x0eschema_version\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\rschemaVersion\x12)\n" +
+	"\vdatabase_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
+	"databaseId\"\x1d\n" +
+	"\x1bRecordSchemaVersionResponse\"x\n" +
+	"\x1bRecordSchemaVersionsRequest\x12Y\n" +
+	"\bversions\x18\x01 \x03(\v20.tenantry.registry.v1.RecordSchemaVersionRequestB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\bversions\"A\n" +
+	"\x1cRecordSchemaVersionsResponse\x12!\n" +
+	"\fnot_recorded\x18\x01 \x03(\tR\vnotRecorded\"Y\n" +
 	"\x10GetTenantRequest\x12E\n" +
 	"\acompany\x18\x01 \x01(\tB+\xbaH(r&2$^[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\acompany\"I\n" +
 	"\x11GetTenantResponse\x124\n" +
@@ -2112,6 +2449,24 @@ const file_tenantry_registry_v1_tenant_proto_rawDesc = "" +
 	"\x06action\x18\x06 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18<R\x06action\x12\x1e\n" +
 	"\x05actor\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05actor\"N\n" +
 	"\x16SwitchDatabaseResponse\x124\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"\xb3\x01\n" +
+	"\x17BeginMaintenanceRequest\x12'\n" +
+	"\n" +
+	"company_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\tcompanyId\x12\"\n" +
+	"\x06holder\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x06holder\x12K\n" +
+	"\bduration\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x14\xbaH\x11\xc8\x01\x01\xaa\x01\v\"\x03\b\xd8\x042\x04\x10\xc0\x84=R\bduration\"P\n" +
+	"\x18BeginMaintenanceResponse\x124\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"\xc2\x01\n" +
+	"\x15EndMaintenanceRequest\x12'\n" +
+	"\n" +
+	"company_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\tcompanyId\x12\"\n" +
+	"\x06holder\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x06holder\x12.\n" +
+	"\x0eschema_version\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18dR\rschemaVersion\x12,\n" +
+	"\vdatabase_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\n" +
+	"databaseId\"N\n" +
+	"\x16EndMaintenanceResponse\x124\n" +
 	"\x06tenant\x18\x01 \x01(\v2\x1c.tenantry.registry.v1.TenantR\x06tenant\"\xc0\x02\n" +
 	"\x12RecordEventRequest\x12!\n" +
 	"\x06action\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18<R\x06action\x12*\n" +
@@ -2124,14 +2479,15 @@ const file_tenantry_registry_v1_tenant_proto_rawDesc = "" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x15\n" +
-	"\x13RecordEventResponse2\xc5\v\n" +
+	"\x13RecordEventResponse2\xa4\x0e\n" +
 	"\rTenantService\x12h\n" +
 	"\rReserveTenant\x12*.tenantry.registry.v1.ReserveTenantRequest\x1a+.tenantry.registry.v1.ReserveTenantResponse\x12k\n" +
 	"\x0eGetReservation\x12+.tenantry.registry.v1.GetReservationRequest\x1a,.tenantry.registry.v1.GetReservationResponse\x12k\n" +
 	"\x0eActivateTenant\x12+.tenantry.registry.v1.ActivateTenantRequest\x1a,.tenantry.registry.v1.ActivateTenantResponse\x12_\n" +
 	"\n" +
 	"FailTenant\x12'.tenantry.registry.v1.FailTenantRequest\x1a(.tenantry.registry.v1.FailTenantResponse\x12z\n" +
-	"\x13RecordSchemaVersion\x120.tenantry.registry.v1.RecordSchemaVersionRequest\x1a1.tenantry.registry.v1.RecordSchemaVersionResponse\x12\\\n" +
+	"\x13RecordSchemaVersion\x120.tenantry.registry.v1.RecordSchemaVersionRequest\x1a1.tenantry.registry.v1.RecordSchemaVersionResponse\x12}\n" +
+	"\x14RecordSchemaVersions\x121.tenantry.registry.v1.RecordSchemaVersionsRequest\x1a2.tenantry.registry.v1.RecordSchemaVersionsResponse\x12\\\n" +
 	"\tGetTenant\x12&.tenantry.registry.v1.GetTenantRequest\x1a'.tenantry.registry.v1.GetTenantResponse\x12d\n" +
 	"\vListTenants\x12(.tenantry.registry.v1.ListTenantsRequest\x1a).tenantry.registry.v1.ListTenantsResponse0\x01\x12\\\n" +
 	"\tAddPlugin\x12&.tenantry.registry.v1.AddPluginRequest\x1a'.tenantry.registry.v1.AddPluginResponse\x12e\n" +
@@ -2139,7 +2495,9 @@ const file_tenantry_registry_v1_tenant_proto_rawDesc = "" +
 	"\rBeginDeletion\x12*.tenantry.registry.v1.BeginDeletionRequest\x1a+.tenantry.registry.v1.BeginDeletionResponse\x12k\n" +
 	"\x0eCancelDeletion\x12+.tenantry.registry.v1.CancelDeletionRequest\x1a,.tenantry.registry.v1.CancelDeletionResponse\x12b\n" +
 	"\vEndDeletion\x12(.tenantry.registry.v1.EndDeletionRequest\x1a).tenantry.registry.v1.EndDeletionResponse\x12k\n" +
-	"\x0eSwitchDatabase\x12+.tenantry.registry.v1.SwitchDatabaseRequest\x1a,.tenantry.registry.v1.SwitchDatabaseResponse\x12b\n" +
+	"\x0eSwitchDatabase\x12+.tenantry.registry.v1.SwitchDatabaseRequest\x1a,.tenantry.registry.v1.SwitchDatabaseResponse\x12q\n" +
+	"\x10BeginMaintenance\x12-.tenantry.registry.v1.BeginMaintenanceRequest\x1a..tenantry.registry.v1.BeginMaintenanceResponse\x12k\n" +
+	"\x0eEndMaintenance\x12+.tenantry.registry.v1.EndMaintenanceRequest\x1a,.tenantry.registry.v1.EndMaintenanceResponse\x12b\n" +
 	"\vRecordEvent\x12(.tenantry.registry.v1.RecordEventRequest\x1a).tenantry.registry.v1.RecordEventResponseB\xe4\x01\n" +
 	"\x18com.tenantry.registry.v1B\vTenantProtoP\x01ZIgithub.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1;registryv1\xa2\x02\x03TRX\xaa\x02\x14Tenantry.Registry.V1\xca\x02\x14Tenantry\\Registry\\V1\xe2\x02 Tenantry\\Registry\\V1\\GPBMetadata\xea\x02\x16Tenantry::Registry::V1b\x06proto3"
 
@@ -2155,47 +2513,54 @@ func file_tenantry_registry_v1_tenant_proto_rawDescGZIP() []byte {
 	return file_tenantry_registry_v1_tenant_proto_rawDescData
 }
 
-var file_tenantry_registry_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_tenantry_registry_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_tenantry_registry_v1_tenant_proto_goTypes = []any{
-	(*Tenant)(nil),                      // 0: tenantry.registry.v1.Tenant
-	(*CompanyDraft)(nil),                // 1: tenantry.registry.v1.CompanyDraft
-	(*OwnerDraft)(nil),                  // 2: tenantry.registry.v1.OwnerDraft
-	(*ReserveTenantRequest)(nil),        // 3: tenantry.registry.v1.ReserveTenantRequest
-	(*Reservation)(nil),                 // 4: tenantry.registry.v1.Reservation
-	(*ReserveTenantResponse)(nil),       // 5: tenantry.registry.v1.ReserveTenantResponse
-	(*GetReservationRequest)(nil),       // 6: tenantry.registry.v1.GetReservationRequest
-	(*GetReservationResponse)(nil),      // 7: tenantry.registry.v1.GetReservationResponse
-	(*ActivateTenantRequest)(nil),       // 8: tenantry.registry.v1.ActivateTenantRequest
-	(*ActivateTenantResponse)(nil),      // 9: tenantry.registry.v1.ActivateTenantResponse
-	(*FailTenantRequest)(nil),           // 10: tenantry.registry.v1.FailTenantRequest
-	(*FailTenantResponse)(nil),          // 11: tenantry.registry.v1.FailTenantResponse
-	(*RecordSchemaVersionRequest)(nil),  // 12: tenantry.registry.v1.RecordSchemaVersionRequest
-	(*RecordSchemaVersionResponse)(nil), // 13: tenantry.registry.v1.RecordSchemaVersionResponse
-	(*GetTenantRequest)(nil),            // 14: tenantry.registry.v1.GetTenantRequest
-	(*GetTenantResponse)(nil),           // 15: tenantry.registry.v1.GetTenantResponse
-	(*ListTenantsRequest)(nil),          // 16: tenantry.registry.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),         // 17: tenantry.registry.v1.ListTenantsResponse
-	(*AddPluginRequest)(nil),            // 18: tenantry.registry.v1.AddPluginRequest
-	(*AddPluginResponse)(nil),           // 19: tenantry.registry.v1.AddPluginResponse
-	(*RemovePluginRequest)(nil),         // 20: tenantry.registry.v1.RemovePluginRequest
-	(*RemovePluginResponse)(nil),        // 21: tenantry.registry.v1.RemovePluginResponse
-	(*BeginDeletionRequest)(nil),        // 22: tenantry.registry.v1.BeginDeletionRequest
-	(*BeginDeletionResponse)(nil),       // 23: tenantry.registry.v1.BeginDeletionResponse
-	(*CancelDeletionRequest)(nil),       // 24: tenantry.registry.v1.CancelDeletionRequest
-	(*CancelDeletionResponse)(nil),      // 25: tenantry.registry.v1.CancelDeletionResponse
-	(*EndDeletionRequest)(nil),          // 26: tenantry.registry.v1.EndDeletionRequest
-	(*EndDeletionResponse)(nil),         // 27: tenantry.registry.v1.EndDeletionResponse
-	(*SwitchDatabaseRequest)(nil),       // 28: tenantry.registry.v1.SwitchDatabaseRequest
-	(*SwitchDatabaseResponse)(nil),      // 29: tenantry.registry.v1.SwitchDatabaseResponse
-	(*RecordEventRequest)(nil),          // 30: tenantry.registry.v1.RecordEventRequest
-	(*RecordEventResponse)(nil),         // 31: tenantry.registry.v1.RecordEventResponse
-	nil,                                 // 32: tenantry.registry.v1.RecordEventRequest.DetailsEntry
-	(CompanyState)(0),                   // 33: tenantry.registry.v1.CompanyState
-	(*timestamppb.Timestamp)(nil),       // 34: google.protobuf.Timestamp
+	(*Tenant)(nil),                       // 0: tenantry.registry.v1.Tenant
+	(*CompanyDraft)(nil),                 // 1: tenantry.registry.v1.CompanyDraft
+	(*OwnerDraft)(nil),                   // 2: tenantry.registry.v1.OwnerDraft
+	(*ReserveTenantRequest)(nil),         // 3: tenantry.registry.v1.ReserveTenantRequest
+	(*Reservation)(nil),                  // 4: tenantry.registry.v1.Reservation
+	(*ReserveTenantResponse)(nil),        // 5: tenantry.registry.v1.ReserveTenantResponse
+	(*GetReservationRequest)(nil),        // 6: tenantry.registry.v1.GetReservationRequest
+	(*GetReservationResponse)(nil),       // 7: tenantry.registry.v1.GetReservationResponse
+	(*ActivateTenantRequest)(nil),        // 8: tenantry.registry.v1.ActivateTenantRequest
+	(*ActivateTenantResponse)(nil),       // 9: tenantry.registry.v1.ActivateTenantResponse
+	(*FailTenantRequest)(nil),            // 10: tenantry.registry.v1.FailTenantRequest
+	(*FailTenantResponse)(nil),           // 11: tenantry.registry.v1.FailTenantResponse
+	(*RecordSchemaVersionRequest)(nil),   // 12: tenantry.registry.v1.RecordSchemaVersionRequest
+	(*RecordSchemaVersionResponse)(nil),  // 13: tenantry.registry.v1.RecordSchemaVersionResponse
+	(*RecordSchemaVersionsRequest)(nil),  // 14: tenantry.registry.v1.RecordSchemaVersionsRequest
+	(*RecordSchemaVersionsResponse)(nil), // 15: tenantry.registry.v1.RecordSchemaVersionsResponse
+	(*GetTenantRequest)(nil),             // 16: tenantry.registry.v1.GetTenantRequest
+	(*GetTenantResponse)(nil),            // 17: tenantry.registry.v1.GetTenantResponse
+	(*ListTenantsRequest)(nil),           // 18: tenantry.registry.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),          // 19: tenantry.registry.v1.ListTenantsResponse
+	(*AddPluginRequest)(nil),             // 20: tenantry.registry.v1.AddPluginRequest
+	(*AddPluginResponse)(nil),            // 21: tenantry.registry.v1.AddPluginResponse
+	(*RemovePluginRequest)(nil),          // 22: tenantry.registry.v1.RemovePluginRequest
+	(*RemovePluginResponse)(nil),         // 23: tenantry.registry.v1.RemovePluginResponse
+	(*BeginDeletionRequest)(nil),         // 24: tenantry.registry.v1.BeginDeletionRequest
+	(*BeginDeletionResponse)(nil),        // 25: tenantry.registry.v1.BeginDeletionResponse
+	(*CancelDeletionRequest)(nil),        // 26: tenantry.registry.v1.CancelDeletionRequest
+	(*CancelDeletionResponse)(nil),       // 27: tenantry.registry.v1.CancelDeletionResponse
+	(*EndDeletionRequest)(nil),           // 28: tenantry.registry.v1.EndDeletionRequest
+	(*EndDeletionResponse)(nil),          // 29: tenantry.registry.v1.EndDeletionResponse
+	(*SwitchDatabaseRequest)(nil),        // 30: tenantry.registry.v1.SwitchDatabaseRequest
+	(*SwitchDatabaseResponse)(nil),       // 31: tenantry.registry.v1.SwitchDatabaseResponse
+	(*BeginMaintenanceRequest)(nil),      // 32: tenantry.registry.v1.BeginMaintenanceRequest
+	(*BeginMaintenanceResponse)(nil),     // 33: tenantry.registry.v1.BeginMaintenanceResponse
+	(*EndMaintenanceRequest)(nil),        // 34: tenantry.registry.v1.EndMaintenanceRequest
+	(*EndMaintenanceResponse)(nil),       // 35: tenantry.registry.v1.EndMaintenanceResponse
+	(*RecordEventRequest)(nil),           // 36: tenantry.registry.v1.RecordEventRequest
+	(*RecordEventResponse)(nil),          // 37: tenantry.registry.v1.RecordEventResponse
+	nil,                                  // 38: tenantry.registry.v1.RecordEventRequest.DetailsEntry
+	(CompanyState)(0),                    // 39: tenantry.registry.v1.CompanyState
+	(*timestamppb.Timestamp)(nil),        // 40: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 41: google.protobuf.Duration
 }
 var file_tenantry_registry_v1_tenant_proto_depIdxs = []int32{
-	33, // 0: tenantry.registry.v1.Tenant.state:type_name -> tenantry.registry.v1.CompanyState
-	34, // 1: tenantry.registry.v1.Tenant.purge_time:type_name -> google.protobuf.Timestamp
+	39, // 0: tenantry.registry.v1.Tenant.state:type_name -> tenantry.registry.v1.CompanyState
+	40, // 1: tenantry.registry.v1.Tenant.purge_time:type_name -> google.protobuf.Timestamp
 	1,  // 2: tenantry.registry.v1.ReserveTenantRequest.company:type_name -> tenantry.registry.v1.CompanyDraft
 	2,  // 3: tenantry.registry.v1.ReserveTenantRequest.owner:type_name -> tenantry.registry.v1.OwnerDraft
 	0,  // 4: tenantry.registry.v1.Reservation.tenant:type_name -> tenantry.registry.v1.Tenant
@@ -2204,49 +2569,59 @@ var file_tenantry_registry_v1_tenant_proto_depIdxs = []int32{
 	4,  // 7: tenantry.registry.v1.GetReservationResponse.reservation:type_name -> tenantry.registry.v1.Reservation
 	0,  // 8: tenantry.registry.v1.ActivateTenantResponse.tenant:type_name -> tenantry.registry.v1.Tenant
 	0,  // 9: tenantry.registry.v1.FailTenantResponse.tenant:type_name -> tenantry.registry.v1.Tenant
-	0,  // 10: tenantry.registry.v1.GetTenantResponse.tenant:type_name -> tenantry.registry.v1.Tenant
-	0,  // 11: tenantry.registry.v1.ListTenantsResponse.tenants:type_name -> tenantry.registry.v1.Tenant
-	0,  // 12: tenantry.registry.v1.AddPluginResponse.tenant:type_name -> tenantry.registry.v1.Tenant
-	0,  // 13: tenantry.registry.v1.RemovePluginResponse.tenant:type_name -> tenantry.registry.v1.Tenant
-	34, // 14: tenantry.registry.v1.BeginDeletionRequest.purge_time:type_name -> google.protobuf.Timestamp
-	0,  // 15: tenantry.registry.v1.BeginDeletionResponse.tenant:type_name -> tenantry.registry.v1.Tenant
-	0,  // 16: tenantry.registry.v1.CancelDeletionResponse.tenant:type_name -> tenantry.registry.v1.Tenant
-	0,  // 17: tenantry.registry.v1.EndDeletionResponse.tenant:type_name -> tenantry.registry.v1.Tenant
-	0,  // 18: tenantry.registry.v1.SwitchDatabaseResponse.tenant:type_name -> tenantry.registry.v1.Tenant
-	32, // 19: tenantry.registry.v1.RecordEventRequest.details:type_name -> tenantry.registry.v1.RecordEventRequest.DetailsEntry
-	3,  // 20: tenantry.registry.v1.TenantService.ReserveTenant:input_type -> tenantry.registry.v1.ReserveTenantRequest
-	6,  // 21: tenantry.registry.v1.TenantService.GetReservation:input_type -> tenantry.registry.v1.GetReservationRequest
-	8,  // 22: tenantry.registry.v1.TenantService.ActivateTenant:input_type -> tenantry.registry.v1.ActivateTenantRequest
-	10, // 23: tenantry.registry.v1.TenantService.FailTenant:input_type -> tenantry.registry.v1.FailTenantRequest
-	12, // 24: tenantry.registry.v1.TenantService.RecordSchemaVersion:input_type -> tenantry.registry.v1.RecordSchemaVersionRequest
-	14, // 25: tenantry.registry.v1.TenantService.GetTenant:input_type -> tenantry.registry.v1.GetTenantRequest
-	16, // 26: tenantry.registry.v1.TenantService.ListTenants:input_type -> tenantry.registry.v1.ListTenantsRequest
-	18, // 27: tenantry.registry.v1.TenantService.AddPlugin:input_type -> tenantry.registry.v1.AddPluginRequest
-	20, // 28: tenantry.registry.v1.TenantService.RemovePlugin:input_type -> tenantry.registry.v1.RemovePluginRequest
-	22, // 29: tenantry.registry.v1.TenantService.BeginDeletion:input_type -> tenantry.registry.v1.BeginDeletionRequest
-	24, // 30: tenantry.registry.v1.TenantService.CancelDeletion:input_type -> tenantry.registry.v1.CancelDeletionRequest
-	26, // 31: tenantry.registry.v1.TenantService.EndDeletion:input_type -> tenantry.registry.v1.EndDeletionRequest
-	28, // 32: tenantry.registry.v1.TenantService.SwitchDatabase:input_type -> tenantry.registry.v1.SwitchDatabaseRequest
-	30, // 33: tenantry.registry.v1.TenantService.RecordEvent:input_type -> tenantry.registry.v1.RecordEventRequest
-	5,  // 34: tenantry.registry.v1.TenantService.ReserveTenant:output_type -> tenantry.registry.v1.ReserveTenantResponse
-	7,  // 35: tenantry.registry.v1.TenantService.GetReservation:output_type -> tenantry.registry.v1.GetReservationResponse
-	9,  // 36: tenantry.registry.v1.TenantService.ActivateTenant:output_type -> tenantry.registry.v1.ActivateTenantResponse
-	11, // 37: tenantry.registry.v1.TenantService.FailTenant:output_type -> tenantry.registry.v1.FailTenantResponse
-	13, // 38: tenantry.registry.v1.TenantService.RecordSchemaVersion:output_type -> tenantry.registry.v1.RecordSchemaVersionResponse
-	15, // 39: tenantry.registry.v1.TenantService.GetTenant:output_type -> tenantry.registry.v1.GetTenantResponse
-	17, // 40: tenantry.registry.v1.TenantService.ListTenants:output_type -> tenantry.registry.v1.ListTenantsResponse
-	19, // 41: tenantry.registry.v1.TenantService.AddPlugin:output_type -> tenantry.registry.v1.AddPluginResponse
-	21, // 42: tenantry.registry.v1.TenantService.RemovePlugin:output_type -> tenantry.registry.v1.RemovePluginResponse
-	23, // 43: tenantry.registry.v1.TenantService.BeginDeletion:output_type -> tenantry.registry.v1.BeginDeletionResponse
-	25, // 44: tenantry.registry.v1.TenantService.CancelDeletion:output_type -> tenantry.registry.v1.CancelDeletionResponse
-	27, // 45: tenantry.registry.v1.TenantService.EndDeletion:output_type -> tenantry.registry.v1.EndDeletionResponse
-	29, // 46: tenantry.registry.v1.TenantService.SwitchDatabase:output_type -> tenantry.registry.v1.SwitchDatabaseResponse
-	31, // 47: tenantry.registry.v1.TenantService.RecordEvent:output_type -> tenantry.registry.v1.RecordEventResponse
-	34, // [34:48] is the sub-list for method output_type
-	20, // [20:34] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	12, // 10: tenantry.registry.v1.RecordSchemaVersionsRequest.versions:type_name -> tenantry.registry.v1.RecordSchemaVersionRequest
+	0,  // 11: tenantry.registry.v1.GetTenantResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	0,  // 12: tenantry.registry.v1.ListTenantsResponse.tenants:type_name -> tenantry.registry.v1.Tenant
+	0,  // 13: tenantry.registry.v1.AddPluginResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	0,  // 14: tenantry.registry.v1.RemovePluginResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	40, // 15: tenantry.registry.v1.BeginDeletionRequest.purge_time:type_name -> google.protobuf.Timestamp
+	0,  // 16: tenantry.registry.v1.BeginDeletionResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	0,  // 17: tenantry.registry.v1.CancelDeletionResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	0,  // 18: tenantry.registry.v1.EndDeletionResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	0,  // 19: tenantry.registry.v1.SwitchDatabaseResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	41, // 20: tenantry.registry.v1.BeginMaintenanceRequest.duration:type_name -> google.protobuf.Duration
+	0,  // 21: tenantry.registry.v1.BeginMaintenanceResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	0,  // 22: tenantry.registry.v1.EndMaintenanceResponse.tenant:type_name -> tenantry.registry.v1.Tenant
+	38, // 23: tenantry.registry.v1.RecordEventRequest.details:type_name -> tenantry.registry.v1.RecordEventRequest.DetailsEntry
+	3,  // 24: tenantry.registry.v1.TenantService.ReserveTenant:input_type -> tenantry.registry.v1.ReserveTenantRequest
+	6,  // 25: tenantry.registry.v1.TenantService.GetReservation:input_type -> tenantry.registry.v1.GetReservationRequest
+	8,  // 26: tenantry.registry.v1.TenantService.ActivateTenant:input_type -> tenantry.registry.v1.ActivateTenantRequest
+	10, // 27: tenantry.registry.v1.TenantService.FailTenant:input_type -> tenantry.registry.v1.FailTenantRequest
+	12, // 28: tenantry.registry.v1.TenantService.RecordSchemaVersion:input_type -> tenantry.registry.v1.RecordSchemaVersionRequest
+	14, // 29: tenantry.registry.v1.TenantService.RecordSchemaVersions:input_type -> tenantry.registry.v1.RecordSchemaVersionsRequest
+	16, // 30: tenantry.registry.v1.TenantService.GetTenant:input_type -> tenantry.registry.v1.GetTenantRequest
+	18, // 31: tenantry.registry.v1.TenantService.ListTenants:input_type -> tenantry.registry.v1.ListTenantsRequest
+	20, // 32: tenantry.registry.v1.TenantService.AddPlugin:input_type -> tenantry.registry.v1.AddPluginRequest
+	22, // 33: tenantry.registry.v1.TenantService.RemovePlugin:input_type -> tenantry.registry.v1.RemovePluginRequest
+	24, // 34: tenantry.registry.v1.TenantService.BeginDeletion:input_type -> tenantry.registry.v1.BeginDeletionRequest
+	26, // 35: tenantry.registry.v1.TenantService.CancelDeletion:input_type -> tenantry.registry.v1.CancelDeletionRequest
+	28, // 36: tenantry.registry.v1.TenantService.EndDeletion:input_type -> tenantry.registry.v1.EndDeletionRequest
+	30, // 37: tenantry.registry.v1.TenantService.SwitchDatabase:input_type -> tenantry.registry.v1.SwitchDatabaseRequest
+	32, // 38: tenantry.registry.v1.TenantService.BeginMaintenance:input_type -> tenantry.registry.v1.BeginMaintenanceRequest
+	34, // 39: tenantry.registry.v1.TenantService.EndMaintenance:input_type -> tenantry.registry.v1.EndMaintenanceRequest
+	36, // 40: tenantry.registry.v1.TenantService.RecordEvent:input_type -> tenantry.registry.v1.RecordEventRequest
+	5,  // 41: tenantry.registry.v1.TenantService.ReserveTenant:output_type -> tenantry.registry.v1.ReserveTenantResponse
+	7,  // 42: tenantry.registry.v1.TenantService.GetReservation:output_type -> tenantry.registry.v1.GetReservationResponse
+	9,  // 43: tenantry.registry.v1.TenantService.ActivateTenant:output_type -> tenantry.registry.v1.ActivateTenantResponse
+	11, // 44: tenantry.registry.v1.TenantService.FailTenant:output_type -> tenantry.registry.v1.FailTenantResponse
+	13, // 45: tenantry.registry.v1.TenantService.RecordSchemaVersion:output_type -> tenantry.registry.v1.RecordSchemaVersionResponse
+	15, // 46: tenantry.registry.v1.TenantService.RecordSchemaVersions:output_type -> tenantry.registry.v1.RecordSchemaVersionsResponse
+	17, // 47: tenantry.registry.v1.TenantService.GetTenant:output_type -> tenantry.registry.v1.GetTenantResponse
+	19, // 48: tenantry.registry.v1.TenantService.ListTenants:output_type -> tenantry.registry.v1.ListTenantsResponse
+	21, // 49: tenantry.registry.v1.TenantService.AddPlugin:output_type -> tenantry.registry.v1.AddPluginResponse
+	23, // 50: tenantry.registry.v1.TenantService.RemovePlugin:output_type -> tenantry.registry.v1.RemovePluginResponse
+	25, // 51: tenantry.registry.v1.TenantService.BeginDeletion:output_type -> tenantry.registry.v1.BeginDeletionResponse
+	27, // 52: tenantry.registry.v1.TenantService.CancelDeletion:output_type -> tenantry.registry.v1.CancelDeletionResponse
+	29, // 53: tenantry.registry.v1.TenantService.EndDeletion:output_type -> tenantry.registry.v1.EndDeletionResponse
+	31, // 54: tenantry.registry.v1.TenantService.SwitchDatabase:output_type -> tenantry.registry.v1.SwitchDatabaseResponse
+	33, // 55: tenantry.registry.v1.TenantService.BeginMaintenance:output_type -> tenantry.registry.v1.BeginMaintenanceResponse
+	35, // 56: tenantry.registry.v1.TenantService.EndMaintenance:output_type -> tenantry.registry.v1.EndMaintenanceResponse
+	37, // 57: tenantry.registry.v1.TenantService.RecordEvent:output_type -> tenantry.registry.v1.RecordEventResponse
+	41, // [41:58] is the sub-list for method output_type
+	24, // [24:41] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_tenantry_registry_v1_tenant_proto_init() }
@@ -2261,7 +2636,7 @@ func file_tenantry_registry_v1_tenant_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenantry_registry_v1_tenant_proto_rawDesc), len(file_tenantry_registry_v1_tenant_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,20 +19,23 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	TenantService_ReserveTenant_FullMethodName       = "/tenantry.registry.v1.TenantService/ReserveTenant"
-	TenantService_GetReservation_FullMethodName      = "/tenantry.registry.v1.TenantService/GetReservation"
-	TenantService_ActivateTenant_FullMethodName      = "/tenantry.registry.v1.TenantService/ActivateTenant"
-	TenantService_FailTenant_FullMethodName          = "/tenantry.registry.v1.TenantService/FailTenant"
-	TenantService_RecordSchemaVersion_FullMethodName = "/tenantry.registry.v1.TenantService/RecordSchemaVersion"
-	TenantService_GetTenant_FullMethodName           = "/tenantry.registry.v1.TenantService/GetTenant"
-	TenantService_ListTenants_FullMethodName         = "/tenantry.registry.v1.TenantService/ListTenants"
-	TenantService_AddPlugin_FullMethodName           = "/tenantry.registry.v1.TenantService/AddPlugin"
-	TenantService_RemovePlugin_FullMethodName        = "/tenantry.registry.v1.TenantService/RemovePlugin"
-	TenantService_BeginDeletion_FullMethodName       = "/tenantry.registry.v1.TenantService/BeginDeletion"
-	TenantService_CancelDeletion_FullMethodName      = "/tenantry.registry.v1.TenantService/CancelDeletion"
-	TenantService_EndDeletion_FullMethodName         = "/tenantry.registry.v1.TenantService/EndDeletion"
-	TenantService_SwitchDatabase_FullMethodName      = "/tenantry.registry.v1.TenantService/SwitchDatabase"
-	TenantService_RecordEvent_FullMethodName         = "/tenantry.registry.v1.TenantService/RecordEvent"
+	TenantService_ReserveTenant_FullMethodName        = "/tenantry.registry.v1.TenantService/ReserveTenant"
+	TenantService_GetReservation_FullMethodName       = "/tenantry.registry.v1.TenantService/GetReservation"
+	TenantService_ActivateTenant_FullMethodName       = "/tenantry.registry.v1.TenantService/ActivateTenant"
+	TenantService_FailTenant_FullMethodName           = "/tenantry.registry.v1.TenantService/FailTenant"
+	TenantService_RecordSchemaVersion_FullMethodName  = "/tenantry.registry.v1.TenantService/RecordSchemaVersion"
+	TenantService_RecordSchemaVersions_FullMethodName = "/tenantry.registry.v1.TenantService/RecordSchemaVersions"
+	TenantService_GetTenant_FullMethodName            = "/tenantry.registry.v1.TenantService/GetTenant"
+	TenantService_ListTenants_FullMethodName          = "/tenantry.registry.v1.TenantService/ListTenants"
+	TenantService_AddPlugin_FullMethodName            = "/tenantry.registry.v1.TenantService/AddPlugin"
+	TenantService_RemovePlugin_FullMethodName         = "/tenantry.registry.v1.TenantService/RemovePlugin"
+	TenantService_BeginDeletion_FullMethodName        = "/tenantry.registry.v1.TenantService/BeginDeletion"
+	TenantService_CancelDeletion_FullMethodName       = "/tenantry.registry.v1.TenantService/CancelDeletion"
+	TenantService_EndDeletion_FullMethodName          = "/tenantry.registry.v1.TenantService/EndDeletion"
+	TenantService_SwitchDatabase_FullMethodName       = "/tenantry.registry.v1.TenantService/SwitchDatabase"
+	TenantService_BeginMaintenance_FullMethodName     = "/tenantry.registry.v1.TenantService/BeginMaintenance"
+	TenantService_EndMaintenance_FullMethodName       = "/tenantry.registry.v1.TenantService/EndMaintenance"
+	TenantService_RecordEvent_FullMethodName          = "/tenantry.registry.v1.TenantService/RecordEvent"
 )
 
 // TenantServiceClient is the client API for TenantService service.
@@ -59,8 +62,12 @@ type TenantServiceClient interface {
 	// `COMPANY_NOT_FOUND`.
 	FailTenant(ctx context.Context, in *FailTenantRequest, opts ...grpc.CallOption) (*FailTenantResponse, error)
 	// RecordSchemaVersion tells the registry, and by its route stream the gateways, what version a tenant database is at.
-	// Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`.
+	// Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`; FAILED_PRECONDITION `DATABASE_CHANGED` when the company has another database
+	// by now, whose version it is not.
 	RecordSchemaVersion(ctx context.Context, in *RecordSchemaVersionRequest, opts ...grpc.CallOption) (*RecordSchemaVersionResponse, error)
+	// RecordSchemaVersions is RecordSchemaVersion of many tenants at once, which leaves out those whose version it cannot
+	// record. Repeatable.
+	RecordSchemaVersions(ctx context.Context, in *RecordSchemaVersionsRequest, opts ...grpc.CallOption) (*RecordSchemaVersionsResponse, error)
 	// GetTenant returns one tenant. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`.
 	GetTenant(ctx context.Context, in *GetTenantRequest, opts ...grpc.CallOption) (*GetTenantResponse, error)
 	// ListTenants streams the tenants that have a database (ACTIVE, SUSPENDED, MAINTENANCE, and DELETING ones if asked for)
@@ -87,6 +94,16 @@ type TenantServiceClient interface {
 	// answers the same once it has the new one. NOT_FOUND `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND`; FAILED_PRECONDITION
 	// `DATABASE_CHANGED` when it has neither.
 	SwitchDatabase(ctx context.Context, in *SwitchDatabaseRequest, opts ...grpc.CallOption) (*SwitchDatabaseResponse, error)
+	// BeginMaintenance puts an ACTIVE company in MAINTENANCE for a while: gateways hold its calls, and its people can still log
+	// in. When the time is over and nobody ended it, the registry itself makes it ACTIVE again. Repeatable: from the same
+	// holder it moves the end. NOT_FOUND `COMPANY_NOT_FOUND`; FAILED_PRECONDITION `MAINTENANCE_HELD` while another holder has
+	// it, `COMPANY_STATE_INVALID`.
+	BeginMaintenance(ctx context.Context, in *BeginMaintenanceRequest, opts ...grpc.CallOption) (*BeginMaintenanceResponse, error)
+	// EndMaintenance makes a company ACTIVE again that its holder put in MAINTENANCE, and records its database's version with
+	// it where one is given. A company in any other state keeps it. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`;
+	// FAILED_PRECONDITION `MAINTENANCE_HELD` while another holder has it, `DATABASE_CHANGED` as RecordSchemaVersion has it;
+	// then nothing is changed.
+	EndMaintenance(ctx context.Context, in *EndMaintenanceRequest, opts ...grpc.CallOption) (*EndMaintenanceResponse, error)
 	// RecordEvent writes what a provisioner or a gateway does for somebody into the audit log. Not repeatable.
 	RecordEvent(ctx context.Context, in *RecordEventRequest, opts ...grpc.CallOption) (*RecordEventResponse, error)
 }
@@ -143,6 +160,16 @@ func (c *tenantServiceClient) RecordSchemaVersion(ctx context.Context, in *Recor
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RecordSchemaVersionResponse)
 	err := c.cc.Invoke(ctx, TenantService_RecordSchemaVersion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tenantServiceClient) RecordSchemaVersions(ctx context.Context, in *RecordSchemaVersionsRequest, opts ...grpc.CallOption) (*RecordSchemaVersionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecordSchemaVersionsResponse)
+	err := c.cc.Invoke(ctx, TenantService_RecordSchemaVersions_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -238,6 +265,26 @@ func (c *tenantServiceClient) SwitchDatabase(ctx context.Context, in *SwitchData
 	return out, nil
 }
 
+func (c *tenantServiceClient) BeginMaintenance(ctx context.Context, in *BeginMaintenanceRequest, opts ...grpc.CallOption) (*BeginMaintenanceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BeginMaintenanceResponse)
+	err := c.cc.Invoke(ctx, TenantService_BeginMaintenance_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tenantServiceClient) EndMaintenance(ctx context.Context, in *EndMaintenanceRequest, opts ...grpc.CallOption) (*EndMaintenanceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EndMaintenanceResponse)
+	err := c.cc.Invoke(ctx, TenantService_EndMaintenance_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *tenantServiceClient) RecordEvent(ctx context.Context, in *RecordEventRequest, opts ...grpc.CallOption) (*RecordEventResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RecordEventResponse)
@@ -272,8 +319,12 @@ type TenantServiceServer interface {
 	// `COMPANY_NOT_FOUND`.
 	FailTenant(context.Context, *FailTenantRequest) (*FailTenantResponse, error)
 	// RecordSchemaVersion tells the registry, and by its route stream the gateways, what version a tenant database is at.
-	// Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`.
+	// Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`; FAILED_PRECONDITION `DATABASE_CHANGED` when the company has another database
+	// by now, whose version it is not.
 	RecordSchemaVersion(context.Context, *RecordSchemaVersionRequest) (*RecordSchemaVersionResponse, error)
+	// RecordSchemaVersions is RecordSchemaVersion of many tenants at once, which leaves out those whose version it cannot
+	// record. Repeatable.
+	RecordSchemaVersions(context.Context, *RecordSchemaVersionsRequest) (*RecordSchemaVersionsResponse, error)
 	// GetTenant returns one tenant. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`.
 	GetTenant(context.Context, *GetTenantRequest) (*GetTenantResponse, error)
 	// ListTenants streams the tenants that have a database (ACTIVE, SUSPENDED, MAINTENANCE, and DELETING ones if asked for)
@@ -300,6 +351,16 @@ type TenantServiceServer interface {
 	// answers the same once it has the new one. NOT_FOUND `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND`; FAILED_PRECONDITION
 	// `DATABASE_CHANGED` when it has neither.
 	SwitchDatabase(context.Context, *SwitchDatabaseRequest) (*SwitchDatabaseResponse, error)
+	// BeginMaintenance puts an ACTIVE company in MAINTENANCE for a while: gateways hold its calls, and its people can still log
+	// in. When the time is over and nobody ended it, the registry itself makes it ACTIVE again. Repeatable: from the same
+	// holder it moves the end. NOT_FOUND `COMPANY_NOT_FOUND`; FAILED_PRECONDITION `MAINTENANCE_HELD` while another holder has
+	// it, `COMPANY_STATE_INVALID`.
+	BeginMaintenance(context.Context, *BeginMaintenanceRequest) (*BeginMaintenanceResponse, error)
+	// EndMaintenance makes a company ACTIVE again that its holder put in MAINTENANCE, and records its database's version with
+	// it where one is given. A company in any other state keeps it. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`;
+	// FAILED_PRECONDITION `MAINTENANCE_HELD` while another holder has it, `DATABASE_CHANGED` as RecordSchemaVersion has it;
+	// then nothing is changed.
+	EndMaintenance(context.Context, *EndMaintenanceRequest) (*EndMaintenanceResponse, error)
 	// RecordEvent writes what a provisioner or a gateway does for somebody into the audit log. Not repeatable.
 	RecordEvent(context.Context, *RecordEventRequest) (*RecordEventResponse, error)
 	mustEmbedUnimplementedTenantServiceServer()
@@ -327,6 +388,9 @@ func (UnimplementedTenantServiceServer) FailTenant(context.Context, *FailTenantR
 func (UnimplementedTenantServiceServer) RecordSchemaVersion(context.Context, *RecordSchemaVersionRequest) (*RecordSchemaVersionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RecordSchemaVersion not implemented")
 }
+func (UnimplementedTenantServiceServer) RecordSchemaVersions(context.Context, *RecordSchemaVersionsRequest) (*RecordSchemaVersionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RecordSchemaVersions not implemented")
+}
 func (UnimplementedTenantServiceServer) GetTenant(context.Context, *GetTenantRequest) (*GetTenantResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTenant not implemented")
 }
@@ -350,6 +414,12 @@ func (UnimplementedTenantServiceServer) EndDeletion(context.Context, *EndDeletio
 }
 func (UnimplementedTenantServiceServer) SwitchDatabase(context.Context, *SwitchDatabaseRequest) (*SwitchDatabaseResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SwitchDatabase not implemented")
+}
+func (UnimplementedTenantServiceServer) BeginMaintenance(context.Context, *BeginMaintenanceRequest) (*BeginMaintenanceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BeginMaintenance not implemented")
+}
+func (UnimplementedTenantServiceServer) EndMaintenance(context.Context, *EndMaintenanceRequest) (*EndMaintenanceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method EndMaintenance not implemented")
 }
 func (UnimplementedTenantServiceServer) RecordEvent(context.Context, *RecordEventRequest) (*RecordEventResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RecordEvent not implemented")
@@ -461,6 +531,24 @@ func _TenantService_RecordSchemaVersion_Handler(srv interface{}, ctx context.Con
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(TenantServiceServer).RecordSchemaVersion(ctx, req.(*RecordSchemaVersionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TenantService_RecordSchemaVersions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecordSchemaVersionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantServiceServer).RecordSchemaVersions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantService_RecordSchemaVersions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantServiceServer).RecordSchemaVersions(ctx, req.(*RecordSchemaVersionsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -602,6 +690,42 @@ func _TenantService_SwitchDatabase_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TenantService_BeginMaintenance_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BeginMaintenanceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantServiceServer).BeginMaintenance(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantService_BeginMaintenance_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantServiceServer).BeginMaintenance(ctx, req.(*BeginMaintenanceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TenantService_EndMaintenance_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EndMaintenanceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantServiceServer).EndMaintenance(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantService_EndMaintenance_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantServiceServer).EndMaintenance(ctx, req.(*EndMaintenanceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _TenantService_RecordEvent_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RecordEventRequest)
 	if err := dec(in); err != nil {
@@ -648,6 +772,10 @@ var TenantService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _TenantService_RecordSchemaVersion_Handler,
 		},
 		{
+			MethodName: "RecordSchemaVersions",
+			Handler:    _TenantService_RecordSchemaVersions_Handler,
+		},
+		{
 			MethodName: "GetTenant",
 			Handler:    _TenantService_GetTenant_Handler,
 		},
@@ -674,6 +802,14 @@ var TenantService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SwitchDatabase",
 			Handler:    _TenantService_SwitchDatabase_Handler,
+		},
+		{
+			MethodName: "BeginMaintenance",
+			Handler:    _TenantService_BeginMaintenance_Handler,
+		},
+		{
+			MethodName: "EndMaintenance",
+			Handler:    _TenantService_EndMaintenance_Handler,
 		},
 		{
 			MethodName: "RecordEvent",
