@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 
 	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
@@ -173,6 +175,17 @@ func TestNoCallFailsWhileTheRegistryIsAway(t *testing.T) {
 	time.Sleep(away)
 	calls.answers(t, 100)
 	calls.requireNone(t, "the registry is away, and nobody needs it")
+	routesAge := func() (age int) {
+		var header metadata.MD
+		_, err := gatewayv1.NewSqlServiceClient(a.dial("TENANTRY_GATEWAY", asNobody)).Execute(known[1].ctx, &gatewayv1.ExecuteRequest{Sql: "SELECT 1"}, grpc.Header(&header))
+		require.NoError(t, err)
+		for _, ms := range header.Get("tenantry-routes-age") {
+			age, err = strconv.Atoi(ms)
+			require.NoError(t, err)
+		}
+		return age
+	}
+	require.GreaterOrEqual(t, routesAge(), 5000, "callers are told")
 	client := gatewayv1.NewSqlServiceClient(a.dial("TENANTRY_GATEWAY", asNobody))
 	sessions := registryv1.NewSessionServiceClient(a.dial("TENANTRY_GATEWAY", asNobody))
 	logIn := func() error {
@@ -190,6 +203,7 @@ func TestNoCallFailsWhileTheRegistryIsAway(t *testing.T) {
 	calls.answers(t, 100)
 	calls.end()
 	calls.requireNone(t, "the registry is back")
+	require.Zero(t, routesAge(), "there is nothing to tell")
 }
 
 func TestASuspendedCompanyIsRefusedByEveryGatewayWithinASecond(t *testing.T) {

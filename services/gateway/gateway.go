@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"sync"
 	"time"
 
@@ -28,6 +29,7 @@ import (
 	"github.com/tenantry/tenantry/services/gateway/internal/sqlapi"
 	"github.com/tenantry/tenantry/services/internal/credential"
 	"github.com/tenantry/tenantry/services/internal/fault"
+	"github.com/tenantry/tenantry/services/internal/identity"
 	"github.com/tenantry/tenantry/services/internal/metrics"
 	"github.com/tenantry/tenantry/services/internal/rpc"
 	"github.com/tenantry/tenantry/services/internal/token"
@@ -74,7 +76,12 @@ const (
 	closeTimeout = 5 * time.Second
 	// stale is how old the routes may be before the part `routes` of the health check says so.
 	stale = 15 * time.Second
+	// told is how old they may be before callers are told: longer than the registry is ever silent.
+	told = 5 * time.Second
 )
+
+// RoutesAgeMetadata is the name of the header that says how old the routes are, in milliseconds, when that is unusual.
+const RoutesAgeMetadata = "tenantry-routes-age"
 
 // Gateway is a running copy.
 type Gateway struct {
@@ -129,7 +136,7 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 	if g.forward, err = forward.New(cfg.Upstreams, cfg.TLS, signer, cfg.Logger); err != nil {
 		return nil, err
 	}
-	g.server, err = rpc.NewServer(rpc.Config{Name: "gateway", TLS: cfg.TLS, Access: access, Authenticate: g.sessions.Authenticate, Logger: cfg.Logger,
+	g.server, err = rpc.NewServer(rpc.Config{Name: "gateway", TLS: cfg.TLS, Access: access, Authenticate: g.authenticate, Logger: cfg.Logger,
 		Options: g.forward.Options(), Observe: cfg.Metrics.Calls("gateway")})
 	if err != nil {
 		return nil, err
@@ -141,6 +148,16 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 	registryv1.RegisterSessionServiceServer(g.server, &sessionProxy{registry: sessions, keys: signer.Keys()})
 	g.observe(cfg.Metrics)
 	return g, nil
+}
+
+// authenticate is the sessions', and tells a caller that the registry has been away: routes may be older than they should
+// be, and what was revoked since is not known here.
+func (g *Gateway) authenticate(ctx context.Context, certified identity.Caller, md metadata.MD) (identity.Caller, error) {
+	if age := g.routes.Age(); age > told {
+		// Its error is that the call has ended.
+		_ = grpc.SetHeader(ctx, metadata.Pairs(RoutesAgeMetadata, strconv.FormatInt(age.Milliseconds(), 10)))
+	}
+	return g.sessions.Authenticate(ctx, certified, md)
 }
 
 // target is where a route's database is.

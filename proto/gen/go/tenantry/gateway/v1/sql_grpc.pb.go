@@ -47,6 +47,9 @@ const (
 // version or a later one (versions compare as texts, as in migration directories): FAILED_PRECONDITION `SCHEMA_TOO_OLD`
 // (metadata: wanted, got) when it is not by then. The same holds for calls that the gateway forwards.
 //
+// While the gateway has not heard from the registry for some seconds, answers have a header `tenantry-routes-age` that says
+// for how many milliseconds: what was changed or revoked since is not known to it.
+//
 // Each call is its own transaction: SQL that leaves one open has it rolled back, FAILED_PRECONDITION
 // `TRANSACTION_LEFT_OPEN`, and nothing a call sets is seen by the next.
 type SqlServiceClient interface {
@@ -143,6 +146,9 @@ type SqlService_TransactClient = grpc.BidiStreamingClient[TransactRequest, Trans
 // A call whose metadata has `tenantry-min-schema: VERSION` is held likewise until the company's core schema is at that
 // version or a later one (versions compare as texts, as in migration directories): FAILED_PRECONDITION `SCHEMA_TOO_OLD`
 // (metadata: wanted, got) when it is not by then. The same holds for calls that the gateway forwards.
+//
+// While the gateway has not heard from the registry for some seconds, answers have a header `tenantry-routes-age` that says
+// for how many milliseconds: what was changed or revoked since is not known to it.
 //
 // Each call is its own transaction: SQL that leaves one open has it rolled back, FAILED_PRECONDITION
 // `TRANSACTION_LEFT_OPEN`, and nothing a call sets is seen by the next.
