@@ -24,7 +24,8 @@ func measureRollouts(ctx context.Context, b *bench) (err error) {
 	if err != nil {
 		return err
 	}
-	tenants := min(b.tenants, n*2/5)
+	byCLI := min(byCLI, n/10)
+	tenants := (n - byCLI) / 2
 	s, err := newSets(b.binary)
 	if err != nil {
 		return err

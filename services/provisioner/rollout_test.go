@@ -162,6 +162,20 @@ func TestARolloutIsPausedResumedAndCancelled(t *testing.T) {
 	require.Len(t, w.at("00000003"), 6)
 }
 
+func TestARolloutThatIsCancelledDuringItsLastTenantIsLetGoOf(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.signUp(1)
+	// Less than the time after which is looked whether somebody wants it to stop.
+	w.write("core/00000003_c.up.sql", "SELECT pg_sleep(0.1); CREATE TABLE more (id int);")
+	id := w.start(&provisionerv1.StartRolloutRequest{}).GetRolloutId()
+	require.Eventually(t, func() bool { return w.own("SELECT locked_by FROM rollouts")[0] != "" }, time.Minute, time.Millisecond)
+	_, err := w.rollouts().CancelRollout(t.Context(), &provisionerv1.CancelRolloutRequest{RolloutId: id})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return w.own("SELECT locked_by FROM rollouts")[0] == "" }, 30*time.Second, 10*time.Millisecond)
+	require.Equal(t, provisionerv1.RolloutState_ROLLOUT_STATE_CANCELLED, w.rollout(id).GetState())
+}
+
 func TestATenantWhoseTablesAreLockedIsTriedAgainWhenTheOthersAreDone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -260,10 +260,14 @@ func (s *Store) soak(ctx context.Context, id uuid.UUID, soak time.Duration) (unt
 	return until, err
 }
 
-// end ends a rollout: by its counts, or, for a reason, as FAILED.
+// end ends a rollout: by its counts, or, for a reason, as FAILED. errHalted says that an operator wanted it to stop before
+// that, and nobody noticed, or that another copy has it.
 func (s *Store) end(ctx context.Context, id uuid.UUID, reason string) error {
-	_, err := s.pool.Exec(ctx, `UPDATE rollouts SET state = CASE WHEN failed > 0 OR $3 <> '' THEN 'FAILED' ELSE 'SUCCEEDED' END, state_reason = $3, ended_at = now(),
+	done, err := s.pool.Exec(ctx, `UPDATE rollouts SET state = CASE WHEN failed > 0 OR $3 <> '' THEN 'FAILED' ELSE 'SUCCEEDED' END, state_reason = $3, ended_at = now(),
 		total = CASE WHEN $3 = '' THEN succeeded + failed + skipped ELSE total END, running = 0 WHERE id = $1 AND state = 'RUNNING' AND locked_by = $2`, id, s.holder, reason)
+	if err == nil && done.RowsAffected() == 0 {
+		return errHalted
+	}
 	return err
 }
 
