@@ -15,11 +15,13 @@ import (
 type gatewayCmd struct {
 	serverFlags `set:"port=7400"`
 	upstreamFlags
-	Registry         string        `name:"registry" required:"" placeholder:"HOST:PORT" env:"TENANTRY_REGISTRY" help:"Where the registry answers."`
-	MasterKey        string        `name:"master-key" required:"" type:"path" placeholder:"FILE" env:"TENANTRY_MASTER_KEY" help:"Key that tenants' database passwords are derived from, the provisioner's too."`
-	SigningKey       []string      `name:"signing-key" required:"" type:"path" placeholder:"FILE" env:"TENANTRY_SIGNING_KEYS" help:"Ed25519 key in PEM that assertions for upstreams are signed with; not the registry's. Repeat it to rotate: the first signs, all verify."`
-	StatementTimeout time.Duration `name:"statement-timeout" placeholder:"DURATION" env:"TENANTRY_STATEMENT_TIMEOUT" help:"Longest run of one call's SQL. Default: the gateway's own."`
-	Instance         string        `name:"instance" placeholder:"NAME" env:"TENANTRY_INSTANCE" help:"Name of this copy among others. Default: the host's name."`
+	Registry           string        `name:"registry" required:"" placeholder:"HOST:PORT" env:"TENANTRY_REGISTRY" help:"Where the registry answers."`
+	MasterKey          string        `name:"master-key" required:"" type:"path" placeholder:"FILE" env:"TENANTRY_MASTER_KEY" help:"Key that tenants' database passwords are derived from, the provisioner's too."`
+	SigningKey         []string      `name:"signing-key" required:"" type:"path" placeholder:"FILE" env:"TENANTRY_SIGNING_KEYS" help:"Ed25519 key in PEM that assertions for upstreams are signed with; not the registry's. Repeat it to rotate: the first signs, all verify."`
+	StatementTimeout   time.Duration `name:"statement-timeout" placeholder:"DURATION" env:"TENANTRY_STATEMENT_TIMEOUT" help:"Longest run of one call's SQL. Default: the gateway's own."`
+	TransactionIdle    time.Duration `name:"transaction-idle" placeholder:"DURATION" env:"TENANTRY_TRANSACTION_IDLE" help:"How long an interactive transaction waits for its next step. Default: the gateway's own."`
+	TransactionTimeout time.Duration `name:"transaction-timeout" placeholder:"DURATION" env:"TENANTRY_TRANSACTION_TIMEOUT" help:"Longest interactive transaction in all. Default: the gateway's own."`
+	Instance           string        `name:"instance" placeholder:"NAME" env:"TENANTRY_INSTANCE" help:"Name of this copy among others. Default: the host's name."`
 }
 
 // Help is the long help.
@@ -33,7 +35,8 @@ func (gatewayCmd) Help() string {
 
 // Run serves until it is interrupted.
 func (c *gatewayCmd) Run(ctx context.Context) error {
-	cfg := gateway.Config{TLS: c.tls(), Registry: c.Registry, SigningKeys: c.SigningKey, StatementTimeout: c.StatementTimeout}
+	cfg := gateway.Config{TLS: c.tls(), Registry: c.Registry, SigningKeys: c.SigningKey, StatementTimeout: c.StatementTimeout,
+		TransactionIdle: c.TransactionIdle, TransactionTimeout: c.TransactionTimeout}
 	var err error
 	if cfg.Upstreams, err = c.upstreams(); err != nil {
 		return err
