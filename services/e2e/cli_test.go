@@ -86,6 +86,17 @@ func TestSQLOnTheCommandLine(t *testing.T) {
 	require.Contains(t, table, "│ Juma, the elder │")
 	require.Contains(t, table, "SELECT 1")
 
+	first := s.tenantry("sql", "sun-valley", "SELECT generate_series(1, 1000000) AS g", "--max-rows", "2")
+	require.Equal(t, []object{{"g": 1.0}, {"g": 2.0}}, objects(t, ok(t, first)))
+	require.Contains(t, first.errOut, "the first 2 rows; there are more")
+	require.Equal(t, []object{{"i": "repeatable read", "r": "on"}}, objects(t, ok(t, s.tenantry("sql", "sun-valley", "--read-only", "--isolation", "repeatable-read",
+		"SELECT current_setting('transaction_isolation') AS i, current_setting('transaction_read_only') AS r"))))
+	refused := s.tenantry("sql", "sun-valley", "DELETE FROM people", "--read-only", "--json")
+	require.Equal(t, "25006", objects(t, refused.errOut)[0]["error"].(map[string]any)["metadata"].(map[string]any)["sqlstate"])
+	require.Equal(t, 2, s.tenantry("sql", "sun-valley", "SELECT 1", "--isolation", "chaos").code)
+	require.Equal(t, 2, s.tenantry("sql", "sun-valley", "SELECT 1", "--max-rows=-1").code)
+	require.Equal(t, 2, s.tenantry("sql", "--all", "SELECT 1", "--isolation", "serializable").code)
+
 	fromStdin := runTenantryIn(t, t.TempDir(), "SELECT count(*) AS n\nFROM people\n", s.variables(), "sql", "sun-valley")
 	require.Equal(t, []object{{"n": 1.0}}, objects(t, ok(t, fromStdin)))
 

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
@@ -253,11 +254,77 @@ func TestSQLThroughTheGateway(t *testing.T) {
 		}
 	})
 
-	t.Run("what is not in this version says so", func(t *testing.T) {
-		stream, err := client.Transact(ctx)
+	t.Run("a transaction over a stream", func(t *testing.T) {
+		admin := s.connect(s.adminDSN(sun))
+		execSQL(t, admin, `CREATE TABLE written (who text, what text); GRANT INSERT ON written TO tenantry_tenant;
+			CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+				INSERT INTO written VALUES (current_setting('tenantry.user_id', true), current_setting('tenantry.request_id', true)); RETURN NEW; END $$;
+			CREATE TRIGGER note AFTER INSERT ON people FOR EACH ROW EXECUTE FUNCTION note()`)
+		me, err := gatewayv1.NewWhoAmIServiceClient(s.dial("TENANTRY_GATEWAY", asNobody)).WhoAmI(ctx, &gatewayv1.WhoAmIRequest{})
 		require.NoError(t, err)
+		stream, err := client.Transact(metadata.AppendToOutgoingContext(ctx, "x-request-id", "the request"))
+		require.NoError(t, err)
+		do := func(step *gatewayv1.TransactRequest) (rows []*gatewayv1.Row, end *gatewayv1.StepEnd) {
+			t.Helper()
+			require.NoError(t, stream.Send(step))
+			for end == nil {
+				m, err := stream.Recv()
+				require.NoError(t, err)
+				rows, end = append(rows, m.GetResult().GetRows()...), m.GetEnd()
+			}
+			return rows, end
+		}
+		statement := func(sql string, params ...*gatewayv1.Value) *gatewayv1.TransactRequest {
+			return &gatewayv1.TransactRequest{Step: &gatewayv1.TransactRequest_Statement{Statement: &gatewayv1.Statement{Sql: sql, Params: params}}}
+		}
+		do(&gatewayv1.TransactRequest{Step: &gatewayv1.TransactRequest_Begin{Begin: &gatewayv1.Begin{Transaction: &gatewayv1.TransactionOptions{
+			Isolation: gatewayv1.IsolationLevel_ISOLATION_LEVEL_REPEATABLE_READ, Audit: &gatewayv1.Audit{}}}}})
+		_, end := do(statement("INSERT INTO people (name, birth_date, is_active) VALUES ($1, $2, $3)", textValue("Transacted"),
+			&gatewayv1.Value{Value: &gatewayv1.Value_Timestamp{Timestamp: timestamppb.New(time.Date(2001, 2, 3, 0, 0, 0, 0, time.UTC))}},
+			&gatewayv1.Value{Value: &gatewayv1.Value_Boolean{Boolean: true}}))
+		require.Nil(t, end.GetError())
+		do(&gatewayv1.TransactRequest{Step: &gatewayv1.TransactRequest_Savepoint{Savepoint: &gatewayv1.Savepoint{Name: "s"}}})
+		_, end = do(statement("SELECT nothing"))
+		require.Equal(t, gatewayv1.TransactionStatus_TRANSACTION_STATUS_ABORTED, end.GetStatus())
+		require.Equal(t, "42703", end.GetError().GetMetadata()["sqlstate"])
+		_, end = do(&gatewayv1.TransactRequest{Step: &gatewayv1.TransactRequest_RollbackTo{RollbackTo: &gatewayv1.RollbackTo{Name: "s"}}})
+		require.Nil(t, end.GetError())
+		rows, _ := do(statement("SELECT g, repeat('x', 100) FROM generate_series(1, 20000) g"))
+		require.Len(t, rows, 20000)
+		_, end = do(&gatewayv1.TransactRequest{Step: &gatewayv1.TransactRequest_Commit{Commit: &gatewayv1.Commit{}}})
+		require.Equal(t, gatewayv1.TransactionStatus_TRANSACTION_STATUS_COMMITTED, end.GetStatus())
 		_, err = stream.Recv()
-		requireReason(t, err, codes.Unimplemented, fault.NotImplemented)
+		require.ErrorIs(t, err, io.EOF)
+		require.Equal(t, []string{"Transacted 2001-02-03 true"}, column(t, admin, "SELECT name || ' ' || birth_date || ' ' || is_active FROM people WHERE name = 'Transacted'"))
+		require.Equal(t, []string{me.GetUserId() + " the request"}, column(t, admin, "SELECT who || ' ' || what FROM written"))
+
+		// Names that are none break a rule of the contract.
+		stream, err = client.Transact(ctx)
+		require.NoError(t, err)
+		do(&gatewayv1.TransactRequest{Step: &gatewayv1.TransactRequest_Begin{Begin: &gatewayv1.Begin{}}})
+		require.NoError(t, stream.Send(&gatewayv1.TransactRequest{Step: &gatewayv1.TransactRequest_Savepoint{Savepoint: &gatewayv1.Savepoint{Name: `s"; COMMIT; --`}}}))
+		_, err = stream.Recv()
+		require.Equal(t, "savepoint.name", requireReason(t, err, codes.InvalidArgument, fault.FieldInvalid).Metadata["field"])
+		for field, v := range map[string]*gatewayv1.Value{
+			"params[0].uuid":      {Value: &gatewayv1.Value_Uuid{Uuid: "nobody"}},
+			"params[0].timestamp": {Value: &gatewayv1.Value_Timestamp{Timestamp: &timestamppb.Timestamp{Seconds: 253402300800}}},
+			"params[0].json":      {Value: &gatewayv1.Value_Json{Json: "{"}},
+		} {
+			_, err := run("SELECT $1", v)
+			require.Equal(t, field, requireReason(t, err, codes.InvalidArgument, fault.FieldInvalid).Metadata["field"])
+		}
+
+		// Nobody is left in a transaction by a caller that goes away.
+		leaving, leave := context.WithCancel(ctx)
+		stream, err = client.Transact(leaving)
+		require.NoError(t, err)
+		do(&gatewayv1.TransactRequest{Step: &gatewayv1.TransactRequest_Begin{Begin: &gatewayv1.Begin{}}})
+		do(statement("DELETE FROM people"))
+		leave()
+		require.Eventually(t, func() bool {
+			return column(t, admin, "SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%' AND pid <> pg_backend_pid()")[0] == "0"
+		}, patience, 10*time.Millisecond)
+		require.Equal(t, []string{"Transacted"}, column(t, admin, "SELECT name FROM people WHERE name = 'Transacted'"))
 	})
 
 	t.Run("a session and a key end on the gateway, and so does a company", func(t *testing.T) {

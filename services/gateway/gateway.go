@@ -62,6 +62,10 @@ type Config struct {
 	Instance string
 	// StatementTimeout is the longest that one call's SQL may run; 0 means 30 seconds.
 	StatementTimeout time.Duration
+	// TransactionIdle is how long a transaction waits for its next step; 0 means 30 seconds.
+	TransactionIdle time.Duration
+	// TransactionTimeout is the longest that a transaction may take in all; 0 means 5 minutes.
+	TransactionTimeout time.Duration
 	// Holds say how calls of a company in maintenance are held.
 	Holds HoldLimits
 	// Metrics are what the process tells; nil means nobody listens.
@@ -71,7 +75,9 @@ type Config struct {
 }
 
 const (
-	defaultStatementTimeout = 30 * time.Second
+	defaultStatementTimeout   = 30 * time.Second
+	defaultTransactionIdle    = 30 * time.Second
+	defaultTransactionTimeout = 5 * time.Minute
 	// closeTimeout is how long connections in use have to end after the server has.
 	closeTimeout = 5 * time.Second
 	// stale is how old the routes may be before the part `routes` of the health check says so.
@@ -99,6 +105,12 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 	if cfg.StatementTimeout == 0 {
 		cfg.StatementTimeout = defaultStatementTimeout
 	}
+	if cfg.TransactionIdle == 0 {
+		cfg.TransactionIdle = defaultTransactionIdle
+	}
+	if cfg.TransactionTimeout == 0 {
+		cfg.TransactionTimeout = defaultTransactionTimeout
+	}
 	g := &Gateway{cfg: cfg}
 	defer func() {
 		if err != nil {
@@ -115,8 +127,9 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 		return nil, err
 	}
 	routing, sessions := registryv1.NewRouteServiceClient(g.registry), registryv1.NewSessionServiceClient(g.registry)
-	// PostgreSQL's own limit is for statements that nobody is there to cancel, so it is behind the gateway's.
-	g.pools = conns.New(conns.Config{MasterKey: cfg.MasterKey, StatementTimeout: cfg.StatementTimeout + closeTimeout, Logger: cfg.Logger})
+	// PostgreSQL's own limits are for what nobody is there to end, so they are behind the gateway's.
+	g.pools = conns.New(conns.Config{MasterKey: cfg.MasterKey, StatementTimeout: cfg.StatementTimeout + closeTimeout,
+		IdleInTransactionTimeout: cfg.TransactionIdle + closeTimeout, Logger: cfg.Logger})
 	events := routes.Events{
 		Drain:   g.pools.Drain,
 		Revoked: func(s, k []uuid.UUID, until time.Time) { g.sessions.Revoke(s, k, until) },
@@ -141,7 +154,8 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 	if err != nil {
 		return nil, err
 	}
-	sqlapi.New(g.routes, g.pools, g.target, cfg.StatementTimeout).Register(g.server)
+	limits := sqlapi.Limits{Statement: cfg.StatementTimeout, Idle: cfg.TransactionIdle, Transaction: cfg.TransactionTimeout}
+	sqlapi.New(g.routes, g.pools, g.target, limits).Register(g.server)
 	fleet := fleetsql.New(g.routes, g.pools, g.target, registryv1.NewTenantServiceClient(g.registry), cfg.StatementTimeout)
 	gatewayv1.RegisterFleetSqlServiceServer(g.server, fleet)
 	gatewayv1.RegisterWhoAmIServiceServer(g.server, &whoAmI{routes: g.routes})

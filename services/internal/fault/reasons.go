@@ -94,6 +94,13 @@ const (
 	StatementTimeout     = "STATEMENT_TIMEOUT"
 	TransactionLeftOpen  = "TRANSACTION_LEFT_OPEN"
 	StatementNotReadOnly = "STATEMENT_NOT_READ_ONLY"
+
+	TransactionControl    = "TRANSACTION_CONTROL"
+	TransactionEnded      = "TRANSACTION_ENDED"
+	TransactionIdle       = "TRANSACTION_IDLE"
+	TransactionRolledBack = "TRANSACTION_ROLLED_BACK"
+	TransactionTimeout    = "TRANSACTION_TIMEOUT"
+
 	ResultTooLarge       = "RESULT_TOO_LARGE"
 	ConnectionsExhausted = "CONNECTIONS_EXHAUSTED"
 	DatabaseUnavailable  = "DATABASE_UNAVAILABLE"

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgtype"
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -21,6 +22,7 @@ import (
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
 	"github.com/tenantry/tenantry/services/gateway/internal/conns"
 	"github.com/tenantry/tenantry/services/gateway/internal/routes"
+	"github.com/tenantry/tenantry/services/gateway/internal/sqlvalue"
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/identity"
 )
@@ -92,7 +94,7 @@ func (s *Service) Query(r *gatewayv1.FleetSqlServiceQueryRequest, out grpc.Serve
 	if err != nil {
 		return err
 	}
-	if err := s.record(out.Context(), r, len(tenants)); err != nil {
+	if err := s.record(out.Context(), r, q, len(tenants)); err != nil {
 		return err
 	}
 	sweep := &sweep{query: q, out: out, total: len(tenants), concurrency: int(r.GetConcurrencyPerCluster())}
@@ -109,10 +111,12 @@ func (s *Service) query(r *gatewayv1.FleetSqlServiceQueryRequest) (*query, error
 		q.timeout = r.GetStatementTimeout().AsDuration()
 	}
 	q.timeout = min(q.timeout, s.limit)
+	var err error
+	if q.params, q.formats, err = sqlvalue.Parameters("params", r.GetParams()); err != nil {
+		return nil, err
+	}
 	size := 0
-	for _, v := range r.GetParams() {
-		value, format := parameter(v)
-		q.params, q.formats = append(q.params, value), append(q.formats, format)
+	for _, value := range q.params {
 		size += len(value)
 	}
 	if size > paramsBytes {
@@ -122,10 +126,10 @@ func (s *Service) query(r *gatewayv1.FleetSqlServiceQueryRequest) (*query, error
 }
 
 // record writes who asks what of whom into the audit log.
-func (s *Service) record(ctx context.Context, r *gatewayv1.FleetSqlServiceQueryRequest, tenants int) error {
+func (s *Service) record(ctx context.Context, r *gatewayv1.FleetSqlServiceQueryRequest, q *query, tenants int) error {
 	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
 	defer cancel()
-	details, err := details(r, tenants)
+	details, err := details(r, q, tenants)
 	if err != nil {
 		return err
 	}
@@ -137,20 +141,21 @@ func (s *Service) record(ctx context.Context, r *gatewayv1.FleetSqlServiceQueryR
 	return nil
 }
 
-func details(r *gatewayv1.FleetSqlServiceQueryRequest, tenants int) (map[string]string, error) {
+func details(r *gatewayv1.FleetSqlServiceQueryRequest, q *query, tenants int) (map[string]string, error) {
 	selector, err := json.Marshal(map[string]any{"companies": r.GetSelector().GetCompanies(), "cluster": r.GetSelector().GetCluster()})
 	if err != nil {
 		return nil, err
 	}
 	d := map[string]string{"sql": r.GetSql(), "selector": string(selector), "tenants": strconv.Itoa(tenants)}
-	if len(r.GetParams()) > 0 {
-		values := make([]any, len(r.GetParams()))
-		for i, v := range r.GetParams() {
-			switch x := v.GetValue().(type) {
-			case *gatewayv1.Value_Text:
-				values[i] = x.Text
-			case *gatewayv1.Value_Binary:
-				values[i] = x.Binary
+	if len(q.params) > 0 {
+		values := make([]any, len(q.params))
+		for i, value := range q.params {
+			switch {
+			case value == nil:
+			case q.formats[i] == pgtype.BinaryFormatCode:
+				values[i] = value
+			default:
+				values[i] = string(value)
 			}
 		}
 		params, err := json.Marshal(values)

@@ -10,18 +10,6 @@ import (
 	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
 )
 
-// parameter is a value as it is sent, nil for NULL, and its format.
-func parameter(v *gatewayv1.Value) ([]byte, int16) {
-	switch x := v.GetValue().(type) {
-	case *gatewayv1.Value_Text:
-		return []byte(x.Text), pgtype.TextFormatCode
-	case *gatewayv1.Value_Binary:
-		return append([]byte{}, x.Binary...), pgtype.BinaryFormatCode
-	default:
-		return nil, pgtype.TextFormatCode
-	}
-}
-
 // types knows the names of PostgreSQL's own types.
 var types = pgtype.NewMap()
 

@@ -45,7 +45,7 @@ func (s *Session) attempt(call Call, out Results) outcome {
 		readies++
 		open = false
 	}
-	if !open && s.mustForget(call) {
+	if (!open || s.tx == InTransaction) && s.mustForget(call) {
 		s.front.SendQuery(&pgproto3.Query{String: "DEALLOCATE ALL"})
 		readies++
 		s.statements.clear()

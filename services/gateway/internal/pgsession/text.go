@@ -51,6 +51,9 @@ func Inspect(sql string) Text {
 	second := ""
 	count := 0
 	for tok, ok := s.next(); ok; tok, ok = s.next() {
+		if count == 0 && tok.sign == ';' {
+			continue // PostgreSQL leaves out the empty statement before this one.
+		}
 		count++
 		switch count {
 		case 1:

@@ -3,6 +3,7 @@ package sqlapi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 
@@ -18,23 +19,27 @@ import (
 // however many they are. Where some may return rows the COMMIT takes another: PostgreSQL could be done with it before it
 // is seen that they are too many.
 func (s *Service) Batch(ctx context.Context, r *gatewayv1.BatchRequest) (*gatewayv1.BatchResponse, error) {
-	call := pgsession.Call{Begin: "BEGIN", End: "COMMIT"}
+	call, err := opening(ctx, r.GetTransaction())
+	if err != nil {
+		return nil, err
+	}
+	call.End = "COMMIT"
 	for i, st := range r.GetStatements() {
-		text, err := inspect(st.GetSql())
-		if err == nil && text.Ends() {
+		one, err := statement(st, fmt.Sprintf("statements[%d].params", i), r.GetResultFormat(), st.GetMaxRows())
+		if err == nil && one.Text.Ends() {
 			err = fault.New(codes.FailedPrecondition, fault.TransactionLeftOpen, "a statement of the batch ends its transaction: a batch is one, all or nothing")
 		}
 		if err != nil {
 			return nil, atStatement(err, i)
 		}
-		call.Statements = append(call.Statements, statement(text, st.GetParams(), r.GetResultFormat()))
+		call.Statements = append(call.Statements, one)
 	}
 	commit := pgsession.Call{}
 	if slices.ContainsFunc(call.Statements, func(st pgsession.Statement) bool { return st.Text.ReturnsRows() }) {
 		commit.End, call.End = call.End, ""
 	}
-	out := batch{binary: r.GetResultFormat() == gatewayv1.Format_FORMAT_BINARY, results: make([]*gatewayv1.StatementResult, len(r.GetStatements()))}
-	err := s.with(ctx, r.GetCompany(), func(ctx context.Context, session *pgsession.Session) error {
+	out := batch{binary: r.GetResultFormat() == gatewayv1.Format_FORMAT_BINARY, statements: r.GetStatements(), results: make([]*gatewayv1.StatementResult, len(r.GetStatements()))}
+	err = s.with(ctx, r.GetCompany(), func(ctx context.Context, session *pgsession.Session) error {
 		out.Restart()
 		err := session.Run(ctx, call, &out)
 		if err == nil && commit.End != "" {
@@ -54,9 +59,10 @@ func (s *Service) Batch(ctx context.Context, r *gatewayv1.BatchRequest) (*gatewa
 
 // batch collects the results of a batch. It implements pgsession.Results.
 type batch struct {
-	binary  bool
-	results []*gatewayv1.StatementResult
-	size    int
+	binary     bool
+	statements []*gatewayv1.Statement
+	results    []*gatewayv1.StatementResult
+	size       int
 }
 
 // Restart forgets all results.
@@ -75,6 +81,10 @@ func (b *batch) Columns(i int, fields []pgconn.FieldDescription) error {
 
 // Row keeps a row, unless all of them together are too large for a message.
 func (b *batch) Row(i int, values [][]byte) error {
+	if most := b.statements[i].GetMaxRows(); most > 0 && len(b.results[i].GetRows()) == int(most) {
+		b.results[i].Truncated = true
+		return nil
+	}
 	row, n := rowOf(values, b.binary)
 	if b.size += n; b.size > batchBytes {
 		return fault.New(codes.ResourceExhausted, fault.ResultTooLarge, "the results of a batch may hold %d bytes; Query streams more", batchBytes)

@@ -2,6 +2,8 @@ package sqlapi
 
 import (
 	"errors"
+	"fmt"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -38,11 +40,18 @@ func sqlFault(err error) *fault.Error {
 	if e.Position > 0 {
 		out = out.With("position", strconv.Itoa(int(e.Position)))
 	}
+	if m := atParameter.FindStringSubmatch(e.Where); m != nil {
+		out.Text = fmt.Sprintf("parameter %s: %s", m[1], out.Text)
+		out = out.With("parameter", m[1])
+	}
 	if e.Code == pgerrcode.SerializationFailure || e.Code == pgerrcode.DeadlockDetected {
 		out = out.RetryIn(10 * time.Millisecond)
 	}
 	return out
 }
+
+// atParameter knows how PostgreSQL says that it could not read a parameter, unless it speaks another language.
+var atParameter = regexp.MustCompile(`^unnamed portal parameter (\$[0-9]+)`)
 
 // codeOf is the gRPC code of a SQLSTATE: what the caller can do about it. Mistakes in the statement or its values are
 // INVALID_ARGUMENT.
@@ -53,7 +62,7 @@ func codeOf(sqlstate string) codes.Code {
 	case sqlstate == pgerrcode.InsufficientPrivilege:
 		return codes.PermissionDenied
 	case pgerrcode.IsIntegrityConstraintViolation(sqlstate), sqlstate == pgerrcode.ActiveSQLTransaction, sqlstate == pgerrcode.ReadOnlySQLTransaction,
-		sqlstate == pgerrcode.ObjectNotInPrerequisiteState:
+		sqlstate == pgerrcode.ObjectNotInPrerequisiteState, sqlstate == pgerrcode.InFailedSQLTransaction, sqlstate == pgerrcode.InvalidSavepointSpecification:
 		return codes.FailedPrecondition
 	case pgerrcode.IsTransactionRollback(sqlstate), sqlstate == pgerrcode.LockNotAvailable:
 		return codes.Aborted

@@ -1,5 +1,6 @@
-// Package sqlapi is SqlService: SQL on the database of the caller's own company, one statement or one batch a call, as
-// PostgreSQL's extended protocol has it. Each call is its own transaction and leaves nothing for the next.
+// Package sqlapi is SqlService: SQL on the database of the caller's own company, one statement, one batch or one
+// interactive transaction a call, as PostgreSQL's extended protocol has it. Each call is its own transaction and leaves
+// nothing for the next.
 package sqlapi
 
 import (
@@ -18,6 +19,7 @@ import (
 	"github.com/tenantry/tenantry/services/gateway/internal/conns"
 	"github.com/tenantry/tenantry/services/gateway/internal/pgsession"
 	"github.com/tenantry/tenantry/services/gateway/internal/routes"
+	"github.com/tenantry/tenantry/services/gateway/internal/sqlvalue"
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/identity"
 )
@@ -35,12 +37,22 @@ type Service struct {
 	routes *routes.Table
 	pools  *conns.Pools
 	target func(*routes.Route) (conns.Target, error)
-	limit  time.Duration
+	limits Limits
 }
 
-// New returns the service. target says where a route's database is; limit is the longest that a call's SQL may run.
-func New(table *routes.Table, pools *conns.Pools, target func(*routes.Route) (conns.Target, error), limit time.Duration) *Service {
-	return &Service{routes: table, pools: pools, target: target, limit: limit}
+// Limits are how long a caller may hold a connection.
+type Limits struct {
+	// Statement is the longest that a call's SQL may run, or one step of a transaction.
+	Statement time.Duration
+	// Idle is how long a transaction waits for its next step.
+	Idle time.Duration
+	// Transaction is the longest that a transaction may take in all.
+	Transaction time.Duration
+}
+
+// New returns the service. target says where a route's database is.
+func New(table *routes.Table, pools *conns.Pools, target func(*routes.Route) (conns.Target, error), limits Limits) *Service {
+	return &Service{routes: table, pools: pools, target: target, limits: limits}
 }
 
 // route is where a call goes: to the caller's own company, or to the one that an operator names. A tenant's caller who
@@ -80,12 +92,27 @@ const tries = 3
 // PostgreSQL's for itself. A connection that was found dead before anything was sent is replaced by another. A call whose
 // company went into maintenance while it waited for a connection gives that back, and is held.
 func (s *Service) with(ctx context.Context, company string, f func(ctx context.Context, session *pgsession.Session) error) error {
+	return s.acquire(ctx, company, func(conn *conns.Conn) error {
+		defer conn.Release()
+		return s.once(ctx, conn, f)
+	})
+}
+
+// errPaused says that nothing was sent, as the company is in maintenance by now.
+var errPaused = errors.New("the company is in maintenance")
+
+// acquire runs f with a connection of the company that a call is about, which f releases, and again while that is of no
+// use or the company is paused.
+func (s *Service) acquire(ctx context.Context, company string, f func(conn *conns.Conn) error) error {
 	for try := 1; ; {
 		route, err := s.route(ctx, company)
 		if err != nil {
 			return err
 		}
-		err = s.once(ctx, route, f)
+		conn, err := s.connect(ctx, route)
+		if err == nil {
+			err = f(conn)
+		}
 		switch {
 		case errors.Is(err, errPaused):
 		case try < tries && errors.Is(err, pgsession.ErrUnusable) && ctx.Err() == nil:
@@ -96,39 +123,43 @@ func (s *Service) with(ctx context.Context, company string, f func(ctx context.C
 	}
 }
 
-// errPaused says that nothing was sent, as the company is in maintenance by now.
-var errPaused = errors.New("the company is in maintenance")
-
-func (s *Service) once(ctx context.Context, route *routes.Route, f func(ctx context.Context, session *pgsession.Session) error) error {
+func (s *Service) connect(ctx context.Context, route *routes.Route) (*conns.Conn, error) {
 	target, err := s.target(route)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	conn, err := s.pools.Acquire(ctx, target)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if now, ok := s.routes.ByID(route.CompanyID); ok && now != route && now.State == registryv1.CompanyState_COMPANY_STATE_MAINTENANCE {
 		conn.Release()
 		s.pools.Drain(route.DatabaseID) // It may have been made after the others were closed.
-		return errPaused
+		return nil, errPaused
 	}
-	defer conn.Release()
-	limited, cancel := context.WithTimeoutCause(ctx, s.limit, errLimit)
+	return conn, nil
+}
+
+func (s *Service) once(ctx context.Context, conn *conns.Conn, f func(ctx context.Context, session *pgsession.Session) error) error {
+	limited, cancel := context.WithTimeoutCause(ctx, s.limits.Statement, errLimit)
 	defer cancel()
-	err = f(limited, conn.Session())
+	err := f(limited, conn.Session())
 	switch {
 	case err == nil:
 		return leftOpen(conn.Session())
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(context.Cause(limited), errLimit):
-		return fault.New(codes.DeadlineExceeded, fault.StatementTimeout, "the statement ran for longer than %s and was cancelled", s.limit).Because(err)
+		return s.tooLong(err)
 	}
 	return sqlFault(err)
 }
 
 var errLimit = errors.New("the gateway's limit")
+
+func (s *Service) tooLong(cause error) *fault.Error {
+	return fault.New(codes.DeadlineExceeded, fault.StatementTimeout, "the statement ran for longer than %s and was cancelled", s.limits.Statement).Because(cause)
+}
 
 // leftOpen refuses SQL that opened a transaction and did not end it. The connection is rolled back when it is released.
 func leftOpen(session *pgsession.Session) error {
@@ -139,37 +170,55 @@ func leftOpen(session *pgsession.Session) error {
 		"the statement opened a transaction, which was rolled back: each call is one already, and Batch runs several statements in one")
 }
 
-// statement is a statement as it is sent.
-func statement(text pgsession.Text, params []*gatewayv1.Value, format gatewayv1.Format) pgsession.Statement {
-	return pgsession.Statement{Text: text, Params: parameters(params), ParamFormats: formats(params), ResultFormats: resultFormats(format)}
+// statement is a statement as it is sent. path is where its parameters stand in the request.
+func statement(r interface {
+	GetSql() string
+	GetParams() []*gatewayv1.Value
+}, path string, format gatewayv1.Format, maxRows uint32) (st pgsession.Statement, err error) {
+	if st.Text, err = inspect(r.GetSql()); err != nil {
+		return st, err
+	}
+	st.Params, st.ParamFormats, err = sqlvalue.Parameters(path, r.GetParams())
+	st.ResultFormats = resultFormats(format)
+	if maxRows > 0 {
+		st.MaxRows = maxRows + 1 // which tells whether there are more
+	}
+	return st, err
 }
 
 // Query implements the contract. The last part of a result is sent when the connection is free again.
 func (s *Service) Query(r *gatewayv1.QueryRequest, out grpc.ServerStreamingServer[gatewayv1.QueryResponse]) error {
-	text, err := inspect(r.GetSql())
+	st, err := statement(r, "params", r.GetResultFormat(), r.GetMaxRows())
 	if err != nil {
 		return err
 	}
-	stream := &stream{out: out, binary: r.GetResultFormat() == gatewayv1.Format_FORMAT_BINARY}
+	call, err := oneStatement(out.Context(), r.GetTransaction(), st)
+	if err != nil {
+		return err
+	}
+	stream := &stream{send: out.Send, binary: r.GetResultFormat() == gatewayv1.Format_FORMAT_BINARY, most: r.GetMaxRows()}
 	err = s.with(out.Context(), r.GetCompany(), func(ctx context.Context, session *pgsession.Session) error {
 		stream.begin(ctx)
-		return session.Run(ctx, pgsession.Call{Statements: []pgsession.Statement{statement(text, r.GetParams(), r.GetResultFormat())}}, stream)
+		return session.Run(ctx, call, stream)
 	})
 	if err != nil {
 		return err
 	}
-	return stream.end()
+	return out.Send(stream.last())
 }
 
 // Execute implements the contract.
 func (s *Service) Execute(ctx context.Context, r *gatewayv1.ExecuteRequest) (*gatewayv1.ExecuteResponse, error) {
-	text, err := inspect(r.GetSql())
+	st, err := statement(r, "params", gatewayv1.Format_FORMAT_TEXT, 0)
+	if err != nil {
+		return nil, err
+	}
+	call, err := oneStatement(ctx, r.GetTransaction(), st)
 	if err != nil {
 		return nil, err
 	}
 	var result execution
 	err = s.with(ctx, r.GetCompany(), func(ctx context.Context, session *pgsession.Session) error {
-		call := pgsession.Call{Statements: []pgsession.Statement{statement(text, r.GetParams(), gatewayv1.Format_FORMAT_TEXT)}}
 		return session.Run(ctx, call, &result)
 	})
 	if err != nil {
@@ -194,11 +243,6 @@ func (*execution) Restart() {}
 func (e *execution) Done(_ int, tag string, _ bool) error {
 	e.tag = pgconn.NewCommandTag(tag)
 	return refuseCopy(e.tag)
-}
-
-// Transact implements the contract.
-func (*Service) Transact(grpc.BidiStreamingServer[gatewayv1.TransactRequest, gatewayv1.TransactResponse]) error {
-	return fault.New(codes.Unimplemented, fault.NotImplemented, "Transact is not in this version: Batch runs several statements in one transaction")
 }
 
 // Register registers the service.

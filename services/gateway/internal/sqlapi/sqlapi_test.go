@@ -18,6 +18,7 @@ func TestCopyFromTheClientIsKnownWhateverComesBeforeIt(t *testing.T) {
 		"COPY t FROM STDIN":                         true,
 		"  \n-- x\ncopy t(a) from\n stdin csv":      true,
 		"/* a /* b */ c */ COPY t FROM STDIN":       true,
+		" ; -- x\n;COPY t FROM STDIN":               true,
 		"COPY t FROM '/etc/passwd'":                 false, // PostgreSQL's to refuse
 		"COPY t TO STDOUT":                          false, // refused by its tag
 		"SELECT 'COPY t FROM STDIN'":                false,
@@ -35,15 +36,8 @@ func TestCopyFromTheClientIsKnownWhateverComesBeforeIt(t *testing.T) {
 	require.NoError(t, refuseCopy(pgconn.NewCommandTag("SELECT 3")))
 }
 
-func TestNullEmptyTextAndEmptyBytesAreThreeThings(t *testing.T) {
+func TestFieldsOfRowsAreNullTextOrBytes(t *testing.T) {
 	t.Parallel()
-	values := []*gatewayv1.Value{
-		{Value: &gatewayv1.Value_Null{Null: true}}, {Value: &gatewayv1.Value_Text{}}, {Value: &gatewayv1.Value_Binary{}},
-		{Value: &gatewayv1.Value_Binary{Binary: []byte{0}}},
-	}
-	require.Equal(t, [][]byte{nil, {}, {}, {0}}, parameters(values))
-	require.Equal(t, []int16{textFormat, textFormat, binaryFormat, binaryFormat}, formats(values))
-
 	require.True(t, valueOf(nil, false).GetNull())
 	require.Empty(t, valueOf([]byte{}, false).GetText())
 	require.IsType(t, &gatewayv1.Value_Text{}, valueOf([]byte{}, false).GetValue())

@@ -4,19 +4,24 @@ import (
 	"context"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"google.golang.org/grpc"
 
 	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
 )
 
 // stream sends a result as it comes: PostgreSQL is read no faster than the caller reads. It implements pgsession.Results.
 type stream struct {
-	out    grpc.ServerStreamingServer[gatewayv1.QueryResponse]
+	send   func(*gatewayv1.QueryResponse) error
 	binary bool
+	most   uint32          // rows to send; 0 means all
 	ctx    context.Context // ends with the call's limit
 	next   *gatewayv1.QueryResponse
 	size   int
+	rows   uint32
 	tag    string
+	// truncated means that there were more rows than were to be sent.
+	truncated bool
+	// unsent is why a message could not be sent: there can be no other.
+	unsent error
 }
 
 // begin readies it for a result, which has to be sent before the context ends.
@@ -26,7 +31,12 @@ func (s *stream) begin(ctx context.Context) {
 }
 
 // Restart forgets what was not sent yet.
-func (s *stream) Restart() { s.next, s.size = &gatewayv1.QueryResponse{}, 0 }
+func (s *stream) Restart() {
+	s.empty()
+	s.rows, s.truncated = 0, false
+}
+
+func (s *stream) empty() { s.next, s.size = &gatewayv1.QueryResponse{}, 0 }
 
 // Columns comes before the rows.
 func (s *stream) Columns(_ int, fields []pgconn.FieldDescription) error {
@@ -36,21 +46,32 @@ func (s *stream) Columns(_ int, fields []pgconn.FieldDescription) error {
 
 // Row sends what there is when it is enough for a message.
 func (s *stream) Row(_ int, values [][]byte) error {
+	if s.most > 0 && s.rows == s.most {
+		s.truncated = true
+		return nil
+	}
+	s.rows++
 	row, size := rowOf(values, s.binary)
 	s.next.Rows = append(s.next.Rows, row)
 	if s.size += size; s.size < messageBytes {
 		return nil
 	}
-	sent, m := make(chan error, 1), s.next
-	s.Restart()
-	// A caller that reads no more would hold the connection for as long as it likes. The message is given up with the
-	// call, whose end has Send return.
-	go func() { sent <- s.out.Send(m) }()
+	m := s.next
+	s.empty()
+	s.unsent = within(s.ctx, func() error { return s.send(m) })
+	return s.unsent
+}
+
+// within sends a message for as long as the context lasts: a caller that reads no more would hold the connection for as
+// long as it likes. The message is given up with the call, whose end has Send return.
+func within(ctx context.Context, send func() error) error {
+	sent := make(chan error, 1)
+	go func() { sent <- send() }()
 	select {
 	case err := <-sent:
 		return err
-	case <-s.ctx.Done():
-		return context.Cause(s.ctx)
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -60,8 +81,8 @@ func (s *stream) Done(_ int, tag string, _ bool) error {
 	return refuseCopy(pgconn.NewCommandTag(tag))
 }
 
-// end sends what is left, with the command tag.
-func (s *stream) end() error {
-	s.next.CommandTag = s.tag
-	return s.out.Send(s.next)
+// last is what was not sent yet, with the command tag.
+func (s *stream) last() *gatewayv1.QueryResponse {
+	s.next.CommandTag, s.next.Truncated = s.tag, s.truncated
+	return s.next
 }

@@ -16,38 +16,6 @@ const (
 	binaryFormat int16 = 1
 )
 
-// parameters are the values of parameters as they are sent; nil is NULL.
-func parameters(values []*gatewayv1.Value) [][]byte {
-	out := make([][]byte, len(values))
-	for i, v := range values {
-		switch x := v.GetValue().(type) {
-		case *gatewayv1.Value_Text:
-			out[i] = []byte(x.Text)
-		case *gatewayv1.Value_Binary:
-			out[i] = x.Binary
-		}
-		if out[i] == nil && !isNull(v) {
-			out[i] = []byte{}
-		}
-	}
-	return out
-}
-
-func isNull(v *gatewayv1.Value) bool {
-	_, ok := v.GetValue().(*gatewayv1.Value_Null)
-	return ok
-}
-
-func formats(values []*gatewayv1.Value) []int16 {
-	out := make([]int16, len(values))
-	for i, v := range values {
-		if _, ok := v.GetValue().(*gatewayv1.Value_Binary); ok {
-			out[i] = binaryFormat
-		}
-	}
-	return out
-}
-
 func resultFormats(f gatewayv1.Format) []int16 {
 	if f == gatewayv1.Format_FORMAT_BINARY {
 		return []int16{binaryFormat}

@@ -15,14 +15,16 @@ import (
 type gatewayCmd struct {
 	serverFlags `set:"port=7400"`
 	upstreamFlags
-	Registry         string        `name:"registry" required:"" placeholder:"HOST:PORT" env:"TENANTRY_REGISTRY" help:"Where the registry answers."`
-	MasterKey        string        `name:"master-key" required:"" type:"path" placeholder:"FILE" env:"TENANTRY_MASTER_KEY" help:"Key that tenants' database passwords are derived from, the provisioner's too."`
-	SigningKey       []string      `name:"signing-key" required:"" type:"path" placeholder:"FILE" env:"TENANTRY_SIGNING_KEYS" help:"Ed25519 key in PEM that assertions for upstreams are signed with; not the registry's. Repeat it to rotate: the first signs, all verify."`
-	StatementTimeout time.Duration `name:"statement-timeout" placeholder:"DURATION" env:"TENANTRY_STATEMENT_TIMEOUT" help:"Longest run of one call's SQL. Default: the gateway's own."`
-	HoldTime         time.Duration `name:"hold-time" placeholder:"DURATION" env:"TENANTRY_HOLD_TIME" help:"Longest that a call is held while its company is in maintenance. Default: 15s."`
-	HeldPerCompany   int           `name:"held-per-company" placeholder:"N" env:"TENANTRY_HELD_PER_COMPANY" help:"Most calls of one company that are held at a time. Default: 1000."`
-	HeldTotal        int           `name:"held-total" placeholder:"N" env:"TENANTRY_HELD_TOTAL" help:"Most calls that are held at a time. Default: 10000."`
-	Instance         string        `name:"instance" placeholder:"NAME" env:"TENANTRY_INSTANCE" help:"Name of this copy among others. Default: the host's name."`
+	Registry           string        `name:"registry" required:"" placeholder:"HOST:PORT" env:"TENANTRY_REGISTRY" help:"Where the registry answers."`
+	MasterKey          string        `name:"master-key" required:"" type:"path" placeholder:"FILE" env:"TENANTRY_MASTER_KEY" help:"Key that tenants' database passwords are derived from, the provisioner's too."`
+	SigningKey         []string      `name:"signing-key" required:"" type:"path" placeholder:"FILE" env:"TENANTRY_SIGNING_KEYS" help:"Ed25519 key in PEM that assertions for upstreams are signed with; not the registry's. Repeat it to rotate: the first signs, all verify."`
+	StatementTimeout   time.Duration `name:"statement-timeout" placeholder:"DURATION" env:"TENANTRY_STATEMENT_TIMEOUT" help:"Longest run of one call's SQL. Default: the gateway's own."`
+	TransactionIdle    time.Duration `name:"transaction-idle" placeholder:"DURATION" env:"TENANTRY_TRANSACTION_IDLE" help:"How long an interactive transaction waits for its next step. Default: the gateway's own."`
+	TransactionTimeout time.Duration `name:"transaction-timeout" placeholder:"DURATION" env:"TENANTRY_TRANSACTION_TIMEOUT" help:"Longest interactive transaction in all. Default: the gateway's own."`
+	HoldTime           time.Duration `name:"hold-time" placeholder:"DURATION" env:"TENANTRY_HOLD_TIME" help:"Longest that a call is held while its company is in maintenance. Default: 15s."`
+	HeldPerCompany     int           `name:"held-per-company" placeholder:"N" env:"TENANTRY_HELD_PER_COMPANY" help:"Most calls of one company that are held at a time. Default: 1000."`
+	HeldTotal          int           `name:"held-total" placeholder:"N" env:"TENANTRY_HELD_TOTAL" help:"Most calls that are held at a time. Default: 10000."`
+	Instance           string        `name:"instance" placeholder:"NAME" env:"TENANTRY_INSTANCE" help:"Name of this copy among others. Default: the host's name."`
 }
 
 // Help is the long help.
@@ -37,6 +39,7 @@ func (gatewayCmd) Help() string {
 // Run serves until it is interrupted.
 func (c *gatewayCmd) Run(ctx context.Context) error {
 	cfg := gateway.Config{TLS: c.tls(), Registry: c.Registry, SigningKeys: c.SigningKey, StatementTimeout: c.StatementTimeout,
+		TransactionIdle: c.TransactionIdle, TransactionTimeout: c.TransactionTimeout,
 		Holds: gateway.HoldLimits{Time: c.HoldTime, PerCompany: c.HeldPerCompany, Total: c.HeldTotal}}
 	var err error
 	if cfg.Upstreams, err = c.upstreams(); err != nil {

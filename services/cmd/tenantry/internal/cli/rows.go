@@ -43,6 +43,9 @@ type rowPrinter struct {
 	pending [][]string
 	drawn   bool
 	tag     string
+	// rows are all that came; there were more when it is truncated.
+	rows      int
+	truncated bool
 }
 
 func (p *rowPrinter) take(part *gatewayv1.QueryResponse) error {
@@ -52,6 +55,8 @@ func (p *rowPrinter) take(part *gatewayv1.QueryResponse) error {
 	if part.GetCommandTag() != "" {
 		p.tag = part.GetCommandTag()
 	}
+	p.truncated = p.truncated || part.GetTruncated()
+	p.rows += len(part.GetRows())
 	for _, row := range part.GetRows() {
 		if len(row.GetValues()) != len(p.columns) {
 			return fmt.Errorf("got a row of %d values for %d columns", len(row.GetValues()), len(p.columns))
@@ -92,6 +97,9 @@ func (p *rowPrinter) flush() error {
 
 // end prints what is left, and what the statement did.
 func (p *rowPrinter) end() error {
+	if p.truncated {
+		defer p.app.notef("these are the first %d rows; there are more", p.rows)
+	}
 	if p.app.json {
 		if len(p.columns) > 0 {
 			return nil
@@ -100,6 +108,9 @@ func (p *rowPrinter) end() error {
 	}
 	if err := p.flush(); err != nil {
 		return err
+	}
+	if p.truncated {
+		return nil
 	}
 	return p.app.printf("%s\n", p.tag)
 }

@@ -18,9 +18,12 @@ import (
 
 // sqlCmd is `tenantry sql`.
 type sqlCmd struct {
-	Company string   `arg:"" optional:"" help:"Id or slug of the company, as an operator; @ for the company that you are logged in to. With --all, --companies or --cluster it is left out, and the statement comes first."`
-	SQL     *string  `arg:"" optional:"" name:"sql" help:"One statement, with $$1, $$2, … where parameters go. Without it, or for -, it is read from standard input."`
-	Params  []string `arg:"" optional:"" help:"The parameters, in order, in PostgreSQL's text format; \\N is NULL."`
+	Company   string   `arg:"" optional:"" help:"Id or slug of the company, as an operator; @ for the company that you are logged in to. With --all, --companies or --cluster it is left out, and the statement comes first."`
+	SQL       *string  `arg:"" optional:"" name:"sql" help:"One statement, with $$1, $$2, … where parameters go. Without it, or for -, it is read from standard input."`
+	Params    []string `arg:"" optional:"" help:"The parameters, in order, in PostgreSQL's text format; \\N is NULL."`
+	ReadOnly  bool     `name:"read-only" help:"Let the statement write nothing. On many tenants it is always so."`
+	Isolation string   `name:"isolation" placeholder:"LEVEL" enum:",read-committed,repeatable-read,serializable" default:"" help:"Isolation of the transaction: read-committed, repeatable-read or serializable. Default: the database's."`
+	MaxRows   int32    `name:"max-rows" placeholder:"N" help:"Most rows, or most of one tenant, where there are many: 1 to 10000 then. Default: all, or 1000 of each."`
 	fleetSQLFlags
 }
 
@@ -42,6 +45,7 @@ Example:
     tenantry sql @ "SELECT count(*) FROM meters" --json
     tenantry sql sun-valley "SELECT abs(\$1)" -- -5
     tenantry sql sun-valley - < report.sql
+    tenantry sql sun-valley "SELECT * FROM readings" --read-only --max-rows 100
 
 With --all, --companies or --cluster the statement runs on many tenants, a few at a time, in read-only transactions, and is written into the audit log first. One table shows the rows of all; tenants that failed are listed after it, and the exit code is 3 then. As JSON, each row is {"company": …, "row": {…}}, each failed tenant {"company": …, "error": {…}}, and {"summary": {…}} is last.
 
@@ -61,7 +65,11 @@ func (c *sqlCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	request := &gatewayv1.QueryRequest{Sql: statement, Params: sqlParams(c.Params)}
+	if c.MaxRows < 0 {
+		return usagef("Leave --max-rows out for all rows.", "--max-rows: got %d, want at least 0", c.MaxRows)
+	}
+	request := &gatewayv1.QueryRequest{Sql: statement, Params: sqlParams(c.Params), MaxRows: uint32(c.MaxRows),
+		Transaction: &gatewayv1.TransactionOptions{ReadOnly: c.ReadOnly, Isolation: c.isolation()}}
 	role, token := "", ""
 	if c.Company == ownCompany {
 		if token, err = a.ownToken(ctx); err != nil {
@@ -85,6 +93,11 @@ func (c *sqlCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	return a.printRows(stream)
+}
+
+func (c *sqlCmd) isolation() gatewayv1.IsolationLevel {
+	name := "ISOLATION_LEVEL_" + strings.ToUpper(strings.ReplaceAll(c.Isolation, "-", "_"))
+	return gatewayv1.IsolationLevel(gatewayv1.IsolationLevel_value[name]) // 0 is the default.
 }
 
 // statement is the SQL: the argument, or what standard input holds.

@@ -21,7 +21,6 @@ type fleetSQLFlags struct {
 	All              bool          `name:"all" group:"Many tenants:" help:"Read every ACTIVE tenant."`
 	Companies        []string      `name:"companies" placeholder:"A,B" group:"Many tenants:" help:"Read these tenants, ids or slugs."`
 	Cluster          string        `name:"cluster" placeholder:"NAME" group:"Many tenants:" help:"Read the tenants on this cluster."`
-	MaxRows          int32         `name:"max-rows" placeholder:"N" group:"Many tenants:" help:"Most rows of one tenant, 1 to 10000. Default: 1000."`
 	Concurrency      int32         `name:"concurrency" placeholder:"N" group:"Many tenants:" help:"Tenants read at once on each cluster, 1 to 16. Default: 4."`
 	StatementTimeout time.Duration `name:"statement-timeout" placeholder:"DURATION" group:"Many tenants:" help:"Longest run on one tenant. Default: 10s."`
 }
@@ -32,6 +31,9 @@ func (f fleetSQLFlags) fleet() bool { return f.All || len(f.Companies) > 0 || f.
 func (c *sqlCmd) runFleet(ctx context.Context, a *app) error {
 	if c.All && (len(c.Companies) > 0 || c.Cluster != "") {
 		return usagef("Leave --all out.", "sql: got --all beside --companies or --cluster, which choose some")
+	}
+	if c.Isolation != "" {
+		return usagef("Leave --isolation out.", "sql: got --isolation, which is for one tenant")
 	}
 	statement, err := a.statement(&c.Company)
 	if err != nil {

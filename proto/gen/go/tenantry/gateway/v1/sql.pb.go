@@ -10,6 +10,8 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -75,6 +77,124 @@ func (Format) EnumDescriptor() ([]byte, []int) {
 	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{0}
 }
 
+// IsolationLevel is how far a transaction is kept from what others do at the same time, as PostgreSQL has it.
+type IsolationLevel int32
+
+const (
+	// The database's default, which is READ_COMMITTED.
+	IsolationLevel_ISOLATION_LEVEL_UNSPECIFIED IsolationLevel = 0
+	// Each statement sees what was committed before it.
+	IsolationLevel_ISOLATION_LEVEL_READ_COMMITTED IsolationLevel = 1
+	// All statements see what was committed before the first; ABORTED, SQLSTATE 40001, for a row that was changed since.
+	IsolationLevel_ISOLATION_LEVEL_REPEATABLE_READ IsolationLevel = 2
+	// As if transactions ran one after the other; ABORTED, SQLSTATE 40001, where that is not so.
+	IsolationLevel_ISOLATION_LEVEL_SERIALIZABLE IsolationLevel = 3
+)
+
+// Enum value maps for IsolationLevel.
+var (
+	IsolationLevel_name = map[int32]string{
+		0: "ISOLATION_LEVEL_UNSPECIFIED",
+		1: "ISOLATION_LEVEL_READ_COMMITTED",
+		2: "ISOLATION_LEVEL_REPEATABLE_READ",
+		3: "ISOLATION_LEVEL_SERIALIZABLE",
+	}
+	IsolationLevel_value = map[string]int32{
+		"ISOLATION_LEVEL_UNSPECIFIED":     0,
+		"ISOLATION_LEVEL_READ_COMMITTED":  1,
+		"ISOLATION_LEVEL_REPEATABLE_READ": 2,
+		"ISOLATION_LEVEL_SERIALIZABLE":    3,
+	}
+)
+
+func (x IsolationLevel) Enum() *IsolationLevel {
+	p := new(IsolationLevel)
+	*p = x
+	return p
+}
+
+func (x IsolationLevel) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (IsolationLevel) Descriptor() protoreflect.EnumDescriptor {
+	return file_tenantry_gateway_v1_sql_proto_enumTypes[1].Descriptor()
+}
+
+func (IsolationLevel) Type() protoreflect.EnumType {
+	return &file_tenantry_gateway_v1_sql_proto_enumTypes[1]
+}
+
+func (x IsolationLevel) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use IsolationLevel.Descriptor instead.
+func (IsolationLevel) EnumDescriptor() ([]byte, []int) {
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{1}
+}
+
+// TransactionStatus is how a transaction stands.
+type TransactionStatus int32
+
+const (
+	// Never sent.
+	TransactionStatus_TRANSACTION_STATUS_UNSPECIFIED TransactionStatus = 0
+	// It goes on.
+	TransactionStatus_TRANSACTION_STATUS_OPEN TransactionStatus = 1
+	// An error aborted it: RollbackTo and Rollback are all that it takes.
+	TransactionStatus_TRANSACTION_STATUS_ABORTED TransactionStatus = 2
+	// It is kept; the stream ends.
+	TransactionStatus_TRANSACTION_STATUS_COMMITTED TransactionStatus = 3
+	// It is undone; the stream ends.
+	TransactionStatus_TRANSACTION_STATUS_ROLLED_BACK TransactionStatus = 4
+)
+
+// Enum value maps for TransactionStatus.
+var (
+	TransactionStatus_name = map[int32]string{
+		0: "TRANSACTION_STATUS_UNSPECIFIED",
+		1: "TRANSACTION_STATUS_OPEN",
+		2: "TRANSACTION_STATUS_ABORTED",
+		3: "TRANSACTION_STATUS_COMMITTED",
+		4: "TRANSACTION_STATUS_ROLLED_BACK",
+	}
+	TransactionStatus_value = map[string]int32{
+		"TRANSACTION_STATUS_UNSPECIFIED": 0,
+		"TRANSACTION_STATUS_OPEN":        1,
+		"TRANSACTION_STATUS_ABORTED":     2,
+		"TRANSACTION_STATUS_COMMITTED":   3,
+		"TRANSACTION_STATUS_ROLLED_BACK": 4,
+	}
+)
+
+func (x TransactionStatus) Enum() *TransactionStatus {
+	p := new(TransactionStatus)
+	*p = x
+	return p
+}
+
+func (x TransactionStatus) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TransactionStatus) Descriptor() protoreflect.EnumDescriptor {
+	return file_tenantry_gateway_v1_sql_proto_enumTypes[2].Descriptor()
+}
+
+func (TransactionStatus) Type() protoreflect.EnumType {
+	return &file_tenantry_gateway_v1_sql_proto_enumTypes[2]
+}
+
+func (x TransactionStatus) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TransactionStatus.Descriptor instead.
+func (TransactionStatus) EnumDescriptor() ([]byte, []int) {
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{2}
+}
+
 // Value is one parameter or one field of a row.
 type Value struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -85,6 +205,12 @@ type Value struct {
 	//	*Value_Text
 	//	*Value_Binary
 	//	*Value_Null
+	//	*Value_Boolean
+	//	*Value_Integer
+	//	*Value_Number
+	//	*Value_Timestamp
+	//	*Value_Uuid
+	//	*Value_Json
 	Value         isValue_Value `protobuf_oneof:"value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -154,6 +280,60 @@ func (x *Value) GetNull() bool {
 	return false
 }
 
+func (x *Value) GetBoolean() bool {
+	if x != nil {
+		if x, ok := x.Value.(*Value_Boolean); ok {
+			return x.Boolean
+		}
+	}
+	return false
+}
+
+func (x *Value) GetInteger() int64 {
+	if x != nil {
+		if x, ok := x.Value.(*Value_Integer); ok {
+			return x.Integer
+		}
+	}
+	return 0
+}
+
+func (x *Value) GetNumber() float64 {
+	if x != nil {
+		if x, ok := x.Value.(*Value_Number); ok {
+			return x.Number
+		}
+	}
+	return 0
+}
+
+func (x *Value) GetTimestamp() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.Value.(*Value_Timestamp); ok {
+			return x.Timestamp
+		}
+	}
+	return nil
+}
+
+func (x *Value) GetUuid() string {
+	if x != nil {
+		if x, ok := x.Value.(*Value_Uuid); ok {
+			return x.Uuid
+		}
+	}
+	return ""
+}
+
+func (x *Value) GetJson() string {
+	if x != nil {
+		if x, ok := x.Value.(*Value_Json); ok {
+			return x.Json
+		}
+	}
+	return ""
+}
+
 type isValue_Value interface {
 	isValue_Value()
 }
@@ -173,11 +353,57 @@ type Value_Null struct {
 	Null bool `protobuf:"varint,3,opt,name=null,proto3,oneof"`
 }
 
+type Value_Boolean struct {
+	// A boolean. This and all below are for parameters alone; no row has them. They are sent in PostgreSQL's text format,
+	// and their types left to PostgreSQL, which finds them from where the parameter stands: the same integer fits an `int2`, a
+	// `numeric` and a `jsonb` column, and one that is out of range is refused rather than cut. Declared as an `int8`, it
+	// would not fit `substr(text, int)`. Where nothing tells the type, as in `SELECT $1`, it is `text`, as for any parameter:
+	// write `$1::int8`.
+	Boolean bool `protobuf:"varint,4,opt,name=boolean,proto3,oneof"`
+}
+
+type Value_Integer struct {
+	// An integer.
+	Integer int64 `protobuf:"varint,5,opt,name=integer,proto3,oneof"`
+}
+
+type Value_Number struct {
+	// A number, written with as many digits as it takes to read the same one back; also NaN and the infinities.
+	Number float64 `protobuf:"fixed64,6,opt,name=number,proto3,oneof"`
+}
+
+type Value_Timestamp struct {
+	// A moment of the years 1 to 9999: a `timestamptz`, or a `timestamp` or `date` in UTC. PostgreSQL rounds to microseconds.
+	Timestamp *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=timestamp,proto3,oneof"`
+}
+
+type Value_Uuid struct {
+	// A UUID, with its hyphens.
+	Uuid string `protobuf:"bytes,8,opt,name=uuid,proto3,oneof"`
+}
+
+type Value_Json struct {
+	// A JSON text, for `json` and `jsonb`; INVALID_ARGUMENT `FIELD_INVALID` when it is none.
+	Json string `protobuf:"bytes,9,opt,name=json,proto3,oneof"`
+}
+
 func (*Value_Text) isValue_Value() {}
 
 func (*Value_Binary) isValue_Value() {}
 
 func (*Value_Null) isValue_Value() {}
+
+func (*Value_Boolean) isValue_Value() {}
+
+func (*Value_Integer) isValue_Value() {}
+
+func (*Value_Number) isValue_Value() {}
+
+func (*Value_Timestamp) isValue_Value() {}
+
+func (*Value_Uuid) isValue_Value() {}
+
+func (*Value_Json) isValue_Value() {}
 
 // Column describes one column of a result.
 type Column struct {
@@ -289,6 +515,120 @@ func (x *Row) GetValues() []*Value {
 	return nil
 }
 
+// TransactionOptions are how a transaction is opened, in the same round trip as its statements.
+type TransactionOptions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How far it is kept from others.
+	Isolation IsolationLevel `protobuf:"varint,1,opt,name=isolation,proto3,enum=tenantry.gateway.v1.IsolationLevel" json:"isolation,omitempty"`
+	// Nothing may be written: SQLSTATE 25006. It is the caller's own guard and no permission: SQL can lift it before the first
+	// query.
+	ReadOnly bool `protobuf:"varint,2,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	// Tells the database who did it; nothing is set when it is missing.
+	Audit         *Audit `protobuf:"bytes,3,opt,name=audit,proto3" json:"audit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransactionOptions) Reset() {
+	*x = TransactionOptions{}
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransactionOptions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransactionOptions) ProtoMessage() {}
+
+func (x *TransactionOptions) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransactionOptions.ProtoReflect.Descriptor instead.
+func (*TransactionOptions) Descriptor() ([]byte, []int) {
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TransactionOptions) GetIsolation() IsolationLevel {
+	if x != nil {
+		return x.Isolation
+	}
+	return IsolationLevel_ISOLATION_LEVEL_UNSPECIFIED
+}
+
+func (x *TransactionOptions) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+func (x *TransactionOptions) GetAudit() *Audit {
+	if x != nil {
+		return x.Audit
+	}
+	return nil
+}
+
+// Audit sets, for this transaction alone, what triggers read with `current_setting('tenantry.user_id', true)` and
+// `current_setting('tenantry.request_id', true)`. The user is the credential's: the person's id, `api-key/ID`,
+// `upstream/NAME` or `operator/NAME`. Both are empty or NULL in calls without it. It is as true as the SQL beside it, which may set the same
+// settings to something else.
+type Audit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of what the caller is doing, printable ASCII; that of metadata `x-request-id` when it is empty.
+	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Audit) Reset() {
+	*x = Audit{}
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Audit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Audit) ProtoMessage() {}
+
+func (x *Audit) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Audit.ProtoReflect.Descriptor instead.
+func (*Audit) Descriptor() ([]byte, []int) {
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Audit) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 // QueryRequest is one statement.
 type QueryRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -299,14 +639,18 @@ type QueryRequest struct {
 	// Id or slug of the company; operators must name one, anyone else may leave it out.
 	Company string `protobuf:"bytes,3,opt,name=company,proto3" json:"company,omitempty"`
 	// How values come back.
-	ResultFormat  Format `protobuf:"varint,4,opt,name=result_format,json=resultFormat,proto3,enum=tenantry.gateway.v1.Format" json:"result_format,omitempty"`
+	ResultFormat Format `protobuf:"varint,4,opt,name=result_format,json=resultFormat,proto3,enum=tenantry.gateway.v1.Format" json:"result_format,omitempty"`
+	// How its transaction is opened.
+	Transaction *TransactionOptions `protobuf:"bytes,5,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	// Most rows that come back, 0 for all. PostgreSQL makes no more of a SELECT; other statements do all of what they do.
+	MaxRows       uint32 `protobuf:"varint,6,opt,name=max_rows,json=maxRows,proto3" json:"max_rows,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *QueryRequest) Reset() {
 	*x = QueryRequest{}
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[3]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -318,7 +662,7 @@ func (x *QueryRequest) String() string {
 func (*QueryRequest) ProtoMessage() {}
 
 func (x *QueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[3]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -331,7 +675,7 @@ func (x *QueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
 func (*QueryRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{3}
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *QueryRequest) GetSql() string {
@@ -362,6 +706,20 @@ func (x *QueryRequest) GetResultFormat() Format {
 	return Format_FORMAT_UNSPECIFIED
 }
 
+func (x *QueryRequest) GetTransaction() *TransactionOptions {
+	if x != nil {
+		return x.Transaction
+	}
+	return nil
+}
+
+func (x *QueryRequest) GetMaxRows() uint32 {
+	if x != nil {
+		return x.MaxRows
+	}
+	return 0
+}
+
 // QueryResponse is a part of a result.
 type QueryResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -369,15 +727,17 @@ type QueryResponse struct {
 	Columns []*Column `protobuf:"bytes,1,rep,name=columns,proto3" json:"columns,omitempty"`
 	// The next rows.
 	Rows []*Row `protobuf:"bytes,2,rep,name=rows,proto3" json:"rows,omitempty"`
-	// PostgreSQL's command tag, such as `SELECT 3`; in the last message only.
-	CommandTag    string `protobuf:"bytes,3,opt,name=command_tag,json=commandTag,proto3" json:"command_tag,omitempty"`
+	// PostgreSQL's command tag, such as `SELECT 3`; in the last message only, and not there when `truncated`.
+	CommandTag string `protobuf:"bytes,3,opt,name=command_tag,json=commandTag,proto3" json:"command_tag,omitempty"`
+	// There are more rows than `max_rows`; in the last message only.
+	Truncated     bool `protobuf:"varint,4,opt,name=truncated,proto3" json:"truncated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *QueryResponse) Reset() {
 	*x = QueryResponse{}
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[4]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -389,7 +749,7 @@ func (x *QueryResponse) String() string {
 func (*QueryResponse) ProtoMessage() {}
 
 func (x *QueryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[4]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -402,7 +762,7 @@ func (x *QueryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryResponse.ProtoReflect.Descriptor instead.
 func (*QueryResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{4}
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *QueryResponse) GetColumns() []*Column {
@@ -426,6 +786,13 @@ func (x *QueryResponse) GetCommandTag() string {
 	return ""
 }
 
+func (x *QueryResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
 // ExecuteRequest is one statement.
 type ExecuteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -434,14 +801,16 @@ type ExecuteRequest struct {
 	// The parameters, in order.
 	Params []*Value `protobuf:"bytes,2,rep,name=params,proto3" json:"params,omitempty"`
 	// Id or slug of the company; operators must name one, anyone else may leave it out.
-	Company       string `protobuf:"bytes,3,opt,name=company,proto3" json:"company,omitempty"`
+	Company string `protobuf:"bytes,3,opt,name=company,proto3" json:"company,omitempty"`
+	// How its transaction is opened.
+	Transaction   *TransactionOptions `protobuf:"bytes,4,opt,name=transaction,proto3" json:"transaction,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExecuteRequest) Reset() {
 	*x = ExecuteRequest{}
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[5]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -453,7 +822,7 @@ func (x *ExecuteRequest) String() string {
 func (*ExecuteRequest) ProtoMessage() {}
 
 func (x *ExecuteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[5]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -466,7 +835,7 @@ func (x *ExecuteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecuteRequest.ProtoReflect.Descriptor instead.
 func (*ExecuteRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{5}
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ExecuteRequest) GetSql() string {
@@ -490,6 +859,13 @@ func (x *ExecuteRequest) GetCompany() string {
 	return ""
 }
 
+func (x *ExecuteRequest) GetTransaction() *TransactionOptions {
+	if x != nil {
+		return x.Transaction
+	}
+	return nil
+}
+
 // ExecuteResponse tells what was done.
 type ExecuteResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -503,7 +879,7 @@ type ExecuteResponse struct {
 
 func (x *ExecuteResponse) Reset() {
 	*x = ExecuteResponse{}
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[6]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +891,7 @@ func (x *ExecuteResponse) String() string {
 func (*ExecuteResponse) ProtoMessage() {}
 
 func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[6]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +904,7 @@ func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecuteResponse.ProtoReflect.Descriptor instead.
 func (*ExecuteResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{6}
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExecuteResponse) GetCommandTag() string {
@@ -545,20 +921,22 @@ func (x *ExecuteResponse) GetRowsAffected() int64 {
 	return 0
 }
 
-// Statement is one statement of a batch.
+// Statement is one statement of a batch or a transaction.
 type Statement struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The statement, with `$1`, `$2`, … where parameters go.
 	Sql string `protobuf:"bytes,1,opt,name=sql,proto3" json:"sql,omitempty"`
 	// The parameters, in order.
-	Params        []*Value `protobuf:"bytes,2,rep,name=params,proto3" json:"params,omitempty"`
+	Params []*Value `protobuf:"bytes,2,rep,name=params,proto3" json:"params,omitempty"`
+	// Most rows that come back, 0 for all. PostgreSQL makes no more of a SELECT; other statements do all of what they do.
+	MaxRows       uint32 `protobuf:"varint,3,opt,name=max_rows,json=maxRows,proto3" json:"max_rows,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Statement) Reset() {
 	*x = Statement{}
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[7]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -570,7 +948,7 @@ func (x *Statement) String() string {
 func (*Statement) ProtoMessage() {}
 
 func (x *Statement) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[7]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -583,7 +961,7 @@ func (x *Statement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Statement.ProtoReflect.Descriptor instead.
 func (*Statement) Descriptor() ([]byte, []int) {
-	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{7}
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Statement) GetSql() string {
@@ -600,6 +978,13 @@ func (x *Statement) GetParams() []*Value {
 	return nil
 }
 
+func (x *Statement) GetMaxRows() uint32 {
+	if x != nil {
+		return x.MaxRows
+	}
+	return 0
+}
+
 // BatchRequest is some statements.
 type BatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -608,14 +993,16 @@ type BatchRequest struct {
 	// Id or slug of the company; operators must name one, anyone else may leave it out.
 	Company string `protobuf:"bytes,2,opt,name=company,proto3" json:"company,omitempty"`
 	// How values come back.
-	ResultFormat  Format `protobuf:"varint,3,opt,name=result_format,json=resultFormat,proto3,enum=tenantry.gateway.v1.Format" json:"result_format,omitempty"`
+	ResultFormat Format `protobuf:"varint,3,opt,name=result_format,json=resultFormat,proto3,enum=tenantry.gateway.v1.Format" json:"result_format,omitempty"`
+	// How the transaction is opened.
+	Transaction   *TransactionOptions `protobuf:"bytes,4,opt,name=transaction,proto3" json:"transaction,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BatchRequest) Reset() {
 	*x = BatchRequest{}
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[8]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -627,7 +1014,7 @@ func (x *BatchRequest) String() string {
 func (*BatchRequest) ProtoMessage() {}
 
 func (x *BatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[8]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -640,7 +1027,7 @@ func (x *BatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchRequest.ProtoReflect.Descriptor instead.
 func (*BatchRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{8}
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *BatchRequest) GetStatements() []*Statement {
@@ -664,10 +1051,17 @@ func (x *BatchRequest) GetResultFormat() Format {
 	return Format_FORMAT_UNSPECIFIED
 }
 
+func (x *BatchRequest) GetTransaction() *TransactionOptions {
+	if x != nil {
+		return x.Transaction
+	}
+	return nil
+}
+
 // StatementResult is what one statement of a batch did.
 type StatementResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// PostgreSQL's command tag.
+	// PostgreSQL's command tag; not there when `truncated`.
 	CommandTag string `protobuf:"bytes,1,opt,name=command_tag,json=commandTag,proto3" json:"command_tag,omitempty"`
 	// Rows inserted, updated, deleted or selected.
 	RowsAffected int64 `protobuf:"varint,2,opt,name=rows_affected,json=rowsAffected,proto3" json:"rows_affected,omitempty"`
@@ -675,14 +1069,16 @@ type StatementResult struct {
 	Columns []*Column `protobuf:"bytes,3,rep,name=columns,proto3" json:"columns,omitempty"`
 	// The rows. All results of a batch together hold at most 4 MB: RESOURCE_EXHAUSTED `RESULT_TOO_LARGE`, and nothing is
 	// done; Query streams.
-	Rows          []*Row `protobuf:"bytes,4,rep,name=rows,proto3" json:"rows,omitempty"`
+	Rows []*Row `protobuf:"bytes,4,rep,name=rows,proto3" json:"rows,omitempty"`
+	// There are more rows than the statement's `max_rows`.
+	Truncated     bool `protobuf:"varint,5,opt,name=truncated,proto3" json:"truncated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatementResult) Reset() {
 	*x = StatementResult{}
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[9]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +1090,7 @@ func (x *StatementResult) String() string {
 func (*StatementResult) ProtoMessage() {}
 
 func (x *StatementResult) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[9]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +1103,7 @@ func (x *StatementResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatementResult.ProtoReflect.Descriptor instead.
 func (*StatementResult) Descriptor() ([]byte, []int) {
-	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{9}
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StatementResult) GetCommandTag() string {
@@ -738,6 +1134,13 @@ func (x *StatementResult) GetRows() []*Row {
 	return nil
 }
 
+func (x *StatementResult) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
 // BatchResponse is a result for each statement.
 type BatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -749,7 +1152,7 @@ type BatchResponse struct {
 
 func (x *BatchResponse) Reset() {
 	*x = BatchResponse{}
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[10]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -761,7 +1164,7 @@ func (x *BatchResponse) String() string {
 func (*BatchResponse) ProtoMessage() {}
 
 func (x *BatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[10]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -774,7 +1177,7 @@ func (x *BatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchResponse.ProtoReflect.Descriptor instead.
 func (*BatchResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{10}
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BatchResponse) GetResults() []*StatementResult {
@@ -795,6 +1198,9 @@ type TransactRequest struct {
 	//	*TransactRequest_Statement
 	//	*TransactRequest_Commit
 	//	*TransactRequest_Rollback
+	//	*TransactRequest_Savepoint
+	//	*TransactRequest_RollbackTo
+	//	*TransactRequest_Release
 	Step          isTransactRequest_Step `protobuf_oneof:"step"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -802,7 +1208,7 @@ type TransactRequest struct {
 
 func (x *TransactRequest) Reset() {
 	*x = TransactRequest{}
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[11]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +1220,7 @@ func (x *TransactRequest) String() string {
 func (*TransactRequest) ProtoMessage() {}
 
 func (x *TransactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[11]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +1233,7 @@ func (x *TransactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransactRequest.ProtoReflect.Descriptor instead.
 func (*TransactRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{11}
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TransactRequest) GetStep() isTransactRequest_Step {
@@ -873,6 +1279,33 @@ func (x *TransactRequest) GetRollback() *Rollback {
 	return nil
 }
 
+func (x *TransactRequest) GetSavepoint() *Savepoint {
+	if x != nil {
+		if x, ok := x.Step.(*TransactRequest_Savepoint); ok {
+			return x.Savepoint
+		}
+	}
+	return nil
+}
+
+func (x *TransactRequest) GetRollbackTo() *RollbackTo {
+	if x != nil {
+		if x, ok := x.Step.(*TransactRequest_RollbackTo); ok {
+			return x.RollbackTo
+		}
+	}
+	return nil
+}
+
+func (x *TransactRequest) GetRelease() *Release {
+	if x != nil {
+		if x, ok := x.Step.(*TransactRequest_Release); ok {
+			return x.Release
+		}
+	}
+	return nil
+}
+
 type isTransactRequest_Step interface {
 	isTransactRequest_Step()
 }
@@ -897,6 +1330,21 @@ type TransactRequest_Rollback struct {
 	Rollback *Rollback `protobuf:"bytes,4,opt,name=rollback,proto3,oneof"`
 }
 
+type TransactRequest_Savepoint struct {
+	// Marks a point to return to.
+	Savepoint *Savepoint `protobuf:"bytes,5,opt,name=savepoint,proto3,oneof"`
+}
+
+type TransactRequest_RollbackTo struct {
+	// Undoes what was done since a savepoint, errors included, and keeps it.
+	RollbackTo *RollbackTo `protobuf:"bytes,6,opt,name=rollback_to,json=rollbackTo,proto3,oneof"`
+}
+
+type TransactRequest_Release struct {
+	// Forgets a savepoint and keeps what was done since.
+	Release *Release `protobuf:"bytes,7,opt,name=release,proto3,oneof"`
+}
+
 func (*TransactRequest_Begin) isTransactRequest_Step() {}
 
 func (*TransactRequest_Statement) isTransactRequest_Step() {}
@@ -905,20 +1353,28 @@ func (*TransactRequest_Commit) isTransactRequest_Step() {}
 
 func (*TransactRequest_Rollback) isTransactRequest_Step() {}
 
+func (*TransactRequest_Savepoint) isTransactRequest_Step() {}
+
+func (*TransactRequest_RollbackTo) isTransactRequest_Step() {}
+
+func (*TransactRequest_Release) isTransactRequest_Step() {}
+
 // Begin opens a transaction.
 type Begin struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id or slug of the company; operators must name one, anyone else may leave it out.
 	Company string `protobuf:"bytes,1,opt,name=company,proto3" json:"company,omitempty"`
 	// How values come back.
-	ResultFormat  Format `protobuf:"varint,2,opt,name=result_format,json=resultFormat,proto3,enum=tenantry.gateway.v1.Format" json:"result_format,omitempty"`
+	ResultFormat Format `protobuf:"varint,2,opt,name=result_format,json=resultFormat,proto3,enum=tenantry.gateway.v1.Format" json:"result_format,omitempty"`
+	// How it is opened.
+	Transaction   *TransactionOptions `protobuf:"bytes,3,opt,name=transaction,proto3" json:"transaction,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Begin) Reset() {
 	*x = Begin{}
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[12]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -930,7 +1386,7 @@ func (x *Begin) String() string {
 func (*Begin) ProtoMessage() {}
 
 func (x *Begin) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[12]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -943,7 +1399,7 @@ func (x *Begin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Begin.ProtoReflect.Descriptor instead.
 func (*Begin) Descriptor() ([]byte, []int) {
-	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{12}
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Begin) GetCompany() string {
@@ -960,6 +1416,13 @@ func (x *Begin) GetResultFormat() Format {
 	return Format_FORMAT_UNSPECIFIED
 }
 
+func (x *Begin) GetTransaction() *TransactionOptions {
+	if x != nil {
+		return x.Transaction
+	}
+	return nil
+}
+
 // Commit ends a transaction.
 type Commit struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -969,7 +1432,7 @@ type Commit struct {
 
 func (x *Commit) Reset() {
 	*x = Commit{}
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[13]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -981,7 +1444,7 @@ func (x *Commit) String() string {
 func (*Commit) ProtoMessage() {}
 
 func (x *Commit) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[13]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -994,7 +1457,7 @@ func (x *Commit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Commit.ProtoReflect.Descriptor instead.
 func (*Commit) Descriptor() ([]byte, []int) {
-	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{13}
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{15}
 }
 
 // Rollback undoes a transaction.
@@ -1006,7 +1469,7 @@ type Rollback struct {
 
 func (x *Rollback) Reset() {
 	*x = Rollback{}
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[14]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1481,7 @@ func (x *Rollback) String() string {
 func (*Rollback) ProtoMessage() {}
 
 func (x *Rollback) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[14]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,21 +1494,162 @@ func (x *Rollback) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollback.ProtoReflect.Descriptor instead.
 func (*Rollback) Descriptor() ([]byte, []int) {
-	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{14}
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{16}
 }
 
-// TransactResponse is a part of a step's result.
+// Savepoint marks a point to return to.
+type Savepoint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name: a letter or `_`, then letters, digits and `_`, at most 63 in all. Upper and lower case are told apart, as in
+	// a quoted name of PostgreSQL's. One of the same name is hidden until this one is released.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Savepoint) Reset() {
+	*x = Savepoint{}
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Savepoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Savepoint) ProtoMessage() {}
+
+func (x *Savepoint) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Savepoint.ProtoReflect.Descriptor instead.
+func (*Savepoint) Descriptor() ([]byte, []int) {
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Savepoint) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// RollbackTo returns to a savepoint.
+type RollbackTo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The savepoint's name.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackTo) Reset() {
+	*x = RollbackTo{}
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackTo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackTo) ProtoMessage() {}
+
+func (x *RollbackTo) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackTo.ProtoReflect.Descriptor instead.
+func (*RollbackTo) Descriptor() ([]byte, []int) {
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RollbackTo) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// Release forgets a savepoint.
+type Release struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The savepoint's name.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Release) Reset() {
+	*x = Release{}
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Release) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Release) ProtoMessage() {}
+
+func (x *Release) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Release.ProtoReflect.Descriptor instead.
+func (*Release) Descriptor() ([]byte, []int) {
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Release) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// TransactResponse is a part of a step's answer.
 type TransactResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A part of the result of the statement.
-	Result        *QueryResponse `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
+	// A part of the result of a statement; void when the step then fails.
+	Result *QueryResponse `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
+	// The step is answered; in the last part only.
+	End           *StepEnd `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TransactResponse) Reset() {
 	*x = TransactResponse{}
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[15]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1057,7 +1661,7 @@ func (x *TransactResponse) String() string {
 func (*TransactResponse) ProtoMessage() {}
 
 func (x *TransactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[15]
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1070,7 +1674,7 @@ func (x *TransactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransactResponse.ProtoReflect.Descriptor instead.
 func (*TransactResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{15}
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TransactResponse) GetResult() *QueryResponse {
@@ -1080,78 +1684,289 @@ func (x *TransactResponse) GetResult() *QueryResponse {
 	return nil
 }
 
+func (x *TransactResponse) GetEnd() *StepEnd {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+// StepEnd is how a step ended.
+type StepEnd struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How the transaction stands after it.
+	Status TransactionStatus `protobuf:"varint,1,opt,name=status,proto3,enum=tenantry.gateway.v1.TransactionStatus" json:"status,omitempty"`
+	// Rows inserted, updated, deleted or selected by a statement; 0 when its result is truncated.
+	RowsAffected int64 `protobuf:"varint,2,opt,name=rows_affected,json=rowsAffected,proto3" json:"rows_affected,omitempty"`
+	// Why the step failed; missing when it did not.
+	Error         *StepError `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StepEnd) Reset() {
+	*x = StepEnd{}
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StepEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StepEnd) ProtoMessage() {}
+
+func (x *StepEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StepEnd.ProtoReflect.Descriptor instead.
+func (*StepEnd) Descriptor() ([]byte, []int) {
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *StepEnd) GetStatus() TransactionStatus {
+	if x != nil {
+		return x.Status
+	}
+	return TransactionStatus_TRANSACTION_STATUS_UNSPECIFIED
+}
+
+func (x *StepEnd) GetRowsAffected() int64 {
+	if x != nil {
+		return x.RowsAffected
+	}
+	return 0
+}
+
+func (x *StepEnd) GetError() *StepError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+// StepError is why a step failed, as the other methods would tell it.
+type StepError struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The gRPC code, such as 3 for INVALID_ARGUMENT and 10 for ABORTED.
+	Code int32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	// The reason, such as `SQL_ERROR`, `STATEMENT_TIMEOUT` or `FIELD_INVALID`.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What happened, for people.
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// More by name: `sqlstate`, `position` and so on for PostgreSQL's errors, `field` for a wrong parameter.
+	Metadata map[string]string `protobuf:"bytes,4,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// After how long the whole transaction may be made again; missing when that will not help.
+	RetryAfter    *durationpb.Duration `protobuf:"bytes,5,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StepError) Reset() {
+	*x = StepError{}
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StepError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StepError) ProtoMessage() {}
+
+func (x *StepError) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_gateway_v1_sql_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StepError.ProtoReflect.Descriptor instead.
+func (*StepError) Descriptor() ([]byte, []int) {
+	return file_tenantry_gateway_v1_sql_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *StepError) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *StepError) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *StepError) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *StepError) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *StepError) GetRetryAfter() *durationpb.Duration {
+	if x != nil {
+		return x.RetryAfter
+	}
+	return nil
+}
+
 var File_tenantry_gateway_v1_sql_proto protoreflect.FileDescriptor
 
 const file_tenantry_gateway_v1_sql_proto_rawDesc = "" +
 	"\n" +
-	"\x1dtenantry/gateway/v1/sql.proto\x12\x13tenantry.gateway.v1\x1a\x1bbuf/validate/validate.proto\"]\n" +
+	"\x1dtenantry/gateway/v1/sql.proto\x12\x13tenantry.gateway.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x02\n" +
 	"\x05Value\x12\x14\n" +
 	"\x04text\x18\x01 \x01(\tH\x00R\x04text\x12\x18\n" +
-	"\x06binary\x18\x02 \x01(\fH\x00R\x06binary\x12\x14\n" +
-	"\x04null\x18\x03 \x01(\bH\x00R\x04nullB\x0e\n" +
+	"\x06binary\x18\x02 \x01(\fH\x00R\x06binary\x12\x1d\n" +
+	"\x04null\x18\x03 \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\x04null\x12\x1a\n" +
+	"\aboolean\x18\x04 \x01(\bH\x00R\aboolean\x12\x1a\n" +
+	"\ainteger\x18\x05 \x01(\x03H\x00R\ainteger\x12\x18\n" +
+	"\x06number\x18\x06 \x01(\x01H\x00R\x06number\x12^\n" +
+	"\ttimestamp\x18\a \x01(\v2\x1a.google.protobuf.TimestampB\"\xbaH\x1f\xb2\x01\x1c\"\r\b\xff\x82\xd1\xff\xaf\a\x10\xff\x93\xeb\xdc\x032\v\b\x80\x92\xb8Ø\xfe\xff\xff\xff\x01H\x00R\ttimestamp\x12\x1e\n" +
+	"\x04uuid\x18\b \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01H\x00R\x04uuid\x12\x14\n" +
+	"\x04json\x18\t \x01(\tH\x00R\x04jsonB\x0e\n" +
 	"\x05value\x12\x05\xbaH\x02\b\x01\"T\n" +
 	"\x06Column\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\btype_oid\x18\x02 \x01(\rR\atypeOid\x12\x1b\n" +
 	"\ttype_name\x18\x03 \x01(\tR\btypeName\"9\n" +
 	"\x03Row\x122\n" +
-	"\x06values\x18\x01 \x03(\v2\x1a.tenantry.gateway.v1.ValueR\x06values\"\x83\x02\n" +
+	"\x06values\x18\x01 \x03(\v2\x1a.tenantry.gateway.v1.ValueR\x06values\"\xb0\x01\n" +
+	"\x12TransactionOptions\x12K\n" +
+	"\tisolation\x18\x01 \x01(\x0e2#.tenantry.gateway.v1.IsolationLevelB\b\xbaH\x05\x82\x01\x02\x10\x01R\tisolation\x12\x1b\n" +
+	"\tread_only\x18\x02 \x01(\bR\breadOnly\x120\n" +
+	"\x05audit\x18\x03 \x01(\v2\x1a.tenantry.gateway.v1.AuditR\x05audit\"=\n" +
+	"\x05Audit\x124\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[ -~]{0,200}$R\trequestId\"\xf6\x02\n" +
 	"\fQueryRequest\x12\x1d\n" +
 	"\x03sql\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01(\x80\x80@R\x03sql\x12>\n" +
 	"\x06params\x18\x02 \x03(\v2\x1a.tenantry.gateway.v1.ValueB\n" +
 	"\xbaH\a\x92\x01\x04\x10\xff\xff\x03R\x06params\x12H\n" +
 	"\acompany\x18\x03 \x01(\tB.\xbaH+\xd8\x01\x01r&2$^[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\acompany\x12J\n" +
-	"\rresult_format\x18\x04 \x01(\x0e2\x1b.tenantry.gateway.v1.FormatB\b\xbaH\x05\x82\x01\x02\x10\x01R\fresultFormat\"\x95\x01\n" +
+	"\rresult_format\x18\x04 \x01(\x0e2\x1b.tenantry.gateway.v1.FormatB\b\xbaH\x05\x82\x01\x02\x10\x01R\fresultFormat\x12I\n" +
+	"\vtransaction\x18\x05 \x01(\v2'.tenantry.gateway.v1.TransactionOptionsR\vtransaction\x12&\n" +
+	"\bmax_rows\x18\x06 \x01(\rB\v\xbaH\b*\x06\x18\x80\x94\xeb\xdc\x03R\amaxRows\"\xb3\x01\n" +
 	"\rQueryResponse\x125\n" +
 	"\acolumns\x18\x01 \x03(\v2\x1b.tenantry.gateway.v1.ColumnR\acolumns\x12,\n" +
 	"\x04rows\x18\x02 \x03(\v2\x18.tenantry.gateway.v1.RowR\x04rows\x12\x1f\n" +
 	"\vcommand_tag\x18\x03 \x01(\tR\n" +
-	"commandTag\"\xb9\x01\n" +
+	"commandTag\x12\x1c\n" +
+	"\ttruncated\x18\x04 \x01(\bR\ttruncated\"\x84\x02\n" +
 	"\x0eExecuteRequest\x12\x1d\n" +
 	"\x03sql\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01(\x80\x80@R\x03sql\x12>\n" +
 	"\x06params\x18\x02 \x03(\v2\x1a.tenantry.gateway.v1.ValueB\n" +
 	"\xbaH\a\x92\x01\x04\x10\xff\xff\x03R\x06params\x12H\n" +
-	"\acompany\x18\x03 \x01(\tB.\xbaH+\xd8\x01\x01r&2$^[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\acompany\"W\n" +
+	"\acompany\x18\x03 \x01(\tB.\xbaH+\xd8\x01\x01r&2$^[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\acompany\x12I\n" +
+	"\vtransaction\x18\x04 \x01(\v2'.tenantry.gateway.v1.TransactionOptionsR\vtransaction\"W\n" +
 	"\x0fExecuteResponse\x12\x1f\n" +
 	"\vcommand_tag\x18\x01 \x01(\tR\n" +
 	"commandTag\x12#\n" +
-	"\rrows_affected\x18\x02 \x01(\x03R\frowsAffected\"j\n" +
+	"\rrows_affected\x18\x02 \x01(\x03R\frowsAffected\"\x92\x01\n" +
 	"\tStatement\x12\x1d\n" +
 	"\x03sql\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01(\x80\x80@R\x03sql\x12>\n" +
 	"\x06params\x18\x02 \x03(\v2\x1a.tenantry.gateway.v1.ValueB\n" +
-	"\xbaH\a\x92\x01\x04\x10\xff\xff\x03R\x06params\"\xf1\x01\n" +
+	"\xbaH\a\x92\x01\x04\x10\xff\xff\x03R\x06params\x12&\n" +
+	"\bmax_rows\x18\x03 \x01(\rB\v\xbaH\b*\x06\x18\x80\x94\xeb\xdc\x03R\amaxRows\"\xbc\x02\n" +
 	"\fBatchRequest\x12K\n" +
 	"\n" +
 	"statements\x18\x01 \x03(\v2\x1e.tenantry.gateway.v1.StatementB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\n" +
 	"statements\x12H\n" +
 	"\acompany\x18\x02 \x01(\tB.\xbaH+\xd8\x01\x01r&2$^[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\acompany\x12J\n" +
-	"\rresult_format\x18\x03 \x01(\x0e2\x1b.tenantry.gateway.v1.FormatB\b\xbaH\x05\x82\x01\x02\x10\x01R\fresultFormat\"\xbc\x01\n" +
+	"\rresult_format\x18\x03 \x01(\x0e2\x1b.tenantry.gateway.v1.FormatB\b\xbaH\x05\x82\x01\x02\x10\x01R\fresultFormat\x12I\n" +
+	"\vtransaction\x18\x04 \x01(\v2'.tenantry.gateway.v1.TransactionOptionsR\vtransaction\"\xda\x01\n" +
 	"\x0fStatementResult\x12\x1f\n" +
 	"\vcommand_tag\x18\x01 \x01(\tR\n" +
 	"commandTag\x12#\n" +
 	"\rrows_affected\x18\x02 \x01(\x03R\frowsAffected\x125\n" +
 	"\acolumns\x18\x03 \x03(\v2\x1b.tenantry.gateway.v1.ColumnR\acolumns\x12,\n" +
-	"\x04rows\x18\x04 \x03(\v2\x18.tenantry.gateway.v1.RowR\x04rows\"O\n" +
+	"\x04rows\x18\x04 \x03(\v2\x18.tenantry.gateway.v1.RowR\x04rows\x12\x1c\n" +
+	"\ttruncated\x18\x05 \x01(\bR\ttruncated\"O\n" +
 	"\rBatchResponse\x12>\n" +
-	"\aresults\x18\x01 \x03(\v2$.tenantry.gateway.v1.StatementResultR\aresults\"\x88\x02\n" +
+	"\aresults\x18\x01 \x03(\v2$.tenantry.gateway.v1.StatementResultR\aresults\"\xc6\x03\n" +
 	"\x0fTransactRequest\x122\n" +
 	"\x05begin\x18\x01 \x01(\v2\x1a.tenantry.gateway.v1.BeginH\x00R\x05begin\x12>\n" +
 	"\tstatement\x18\x02 \x01(\v2\x1e.tenantry.gateway.v1.StatementH\x00R\tstatement\x125\n" +
 	"\x06commit\x18\x03 \x01(\v2\x1b.tenantry.gateway.v1.CommitH\x00R\x06commit\x12;\n" +
-	"\brollback\x18\x04 \x01(\v2\x1d.tenantry.gateway.v1.RollbackH\x00R\brollbackB\r\n" +
-	"\x04step\x12\x05\xbaH\x02\b\x01\"\x9d\x01\n" +
+	"\brollback\x18\x04 \x01(\v2\x1d.tenantry.gateway.v1.RollbackH\x00R\brollback\x12>\n" +
+	"\tsavepoint\x18\x05 \x01(\v2\x1e.tenantry.gateway.v1.SavepointH\x00R\tsavepoint\x12B\n" +
+	"\vrollback_to\x18\x06 \x01(\v2\x1f.tenantry.gateway.v1.RollbackToH\x00R\n" +
+	"rollbackTo\x128\n" +
+	"\arelease\x18\a \x01(\v2\x1c.tenantry.gateway.v1.ReleaseH\x00R\areleaseB\r\n" +
+	"\x04step\x12\x05\xbaH\x02\b\x01\"\xe8\x01\n" +
 	"\x05Begin\x12H\n" +
 	"\acompany\x18\x01 \x01(\tB.\xbaH+\xd8\x01\x01r&2$^[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\acompany\x12J\n" +
-	"\rresult_format\x18\x02 \x01(\x0e2\x1b.tenantry.gateway.v1.FormatB\b\xbaH\x05\x82\x01\x02\x10\x01R\fresultFormat\"\b\n" +
+	"\rresult_format\x18\x02 \x01(\x0e2\x1b.tenantry.gateway.v1.FormatB\b\xbaH\x05\x82\x01\x02\x10\x01R\fresultFormat\x12I\n" +
+	"\vtransaction\x18\x03 \x01(\v2'.tenantry.gateway.v1.TransactionOptionsR\vtransaction\"\b\n" +
 	"\x06Commit\"\n" +
 	"\n" +
-	"\bRollback\"N\n" +
+	"\bRollback\"B\n" +
+	"\tSavepoint\x125\n" +
+	"\x04name\x18\x01 \x01(\tB!\xbaH\x1er\x1c(?2\x18^[A-Za-z_][A-Za-z0-9_]*$R\x04name\"C\n" +
+	"\n" +
+	"RollbackTo\x125\n" +
+	"\x04name\x18\x01 \x01(\tB!\xbaH\x1er\x1c(?2\x18^[A-Za-z_][A-Za-z0-9_]*$R\x04name\"@\n" +
+	"\aRelease\x125\n" +
+	"\x04name\x18\x01 \x01(\tB!\xbaH\x1er\x1c(?2\x18^[A-Za-z_][A-Za-z0-9_]*$R\x04name\"~\n" +
 	"\x10TransactResponse\x12:\n" +
-	"\x06result\x18\x01 \x01(\v2\".tenantry.gateway.v1.QueryResponseR\x06result*D\n" +
+	"\x06result\x18\x01 \x01(\v2\".tenantry.gateway.v1.QueryResponseR\x06result\x12.\n" +
+	"\x03end\x18\x02 \x01(\v2\x1c.tenantry.gateway.v1.StepEndR\x03end\"\xa4\x01\n" +
+	"\aStepEnd\x12>\n" +
+	"\x06status\x18\x01 \x01(\x0e2&.tenantry.gateway.v1.TransactionStatusR\x06status\x12#\n" +
+	"\rrows_affected\x18\x02 \x01(\x03R\frowsAffected\x124\n" +
+	"\x05error\x18\x03 \x01(\v2\x1e.tenantry.gateway.v1.StepErrorR\x05error\"\x94\x02\n" +
+	"\tStepError\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12H\n" +
+	"\bmetadata\x18\x04 \x03(\v2,.tenantry.gateway.v1.StepError.MetadataEntryR\bmetadata\x12:\n" +
+	"\vretry_after\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"retryAfter\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*D\n" +
 	"\x06Format\x12\x16\n" +
 	"\x12FORMAT_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vFORMAT_TEXT\x10\x01\x12\x11\n" +
-	"\rFORMAT_BINARY\x10\x022\xe1\x02\n" +
+	"\rFORMAT_BINARY\x10\x02*\x9c\x01\n" +
+	"\x0eIsolationLevel\x12\x1f\n" +
+	"\x1bISOLATION_LEVEL_UNSPECIFIED\x10\x00\x12\"\n" +
+	"\x1eISOLATION_LEVEL_READ_COMMITTED\x10\x01\x12#\n" +
+	"\x1fISOLATION_LEVEL_REPEATABLE_READ\x10\x02\x12 \n" +
+	"\x1cISOLATION_LEVEL_SERIALIZABLE\x10\x03*\xba\x01\n" +
+	"\x11TransactionStatus\x12\"\n" +
+	"\x1eTRANSACTION_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17TRANSACTION_STATUS_OPEN\x10\x01\x12\x1e\n" +
+	"\x1aTRANSACTION_STATUS_ABORTED\x10\x02\x12 \n" +
+	"\x1cTRANSACTION_STATUS_COMMITTED\x10\x03\x12\"\n" +
+	"\x1eTRANSACTION_STATUS_ROLLED_BACK\x10\x042\xe1\x02\n" +
 	"\n" +
 	"SqlService\x12P\n" +
 	"\x05Query\x12!.tenantry.gateway.v1.QueryRequest\x1a\".tenantry.gateway.v1.QueryResponse0\x01\x12T\n" +
@@ -1172,59 +1987,86 @@ func file_tenantry_gateway_v1_sql_proto_rawDescGZIP() []byte {
 	return file_tenantry_gateway_v1_sql_proto_rawDescData
 }
 
-var file_tenantry_gateway_v1_sql_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tenantry_gateway_v1_sql_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_tenantry_gateway_v1_sql_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_tenantry_gateway_v1_sql_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_tenantry_gateway_v1_sql_proto_goTypes = []any{
-	(Format)(0),              // 0: tenantry.gateway.v1.Format
-	(*Value)(nil),            // 1: tenantry.gateway.v1.Value
-	(*Column)(nil),           // 2: tenantry.gateway.v1.Column
-	(*Row)(nil),              // 3: tenantry.gateway.v1.Row
-	(*QueryRequest)(nil),     // 4: tenantry.gateway.v1.QueryRequest
-	(*QueryResponse)(nil),    // 5: tenantry.gateway.v1.QueryResponse
-	(*ExecuteRequest)(nil),   // 6: tenantry.gateway.v1.ExecuteRequest
-	(*ExecuteResponse)(nil),  // 7: tenantry.gateway.v1.ExecuteResponse
-	(*Statement)(nil),        // 8: tenantry.gateway.v1.Statement
-	(*BatchRequest)(nil),     // 9: tenantry.gateway.v1.BatchRequest
-	(*StatementResult)(nil),  // 10: tenantry.gateway.v1.StatementResult
-	(*BatchResponse)(nil),    // 11: tenantry.gateway.v1.BatchResponse
-	(*TransactRequest)(nil),  // 12: tenantry.gateway.v1.TransactRequest
-	(*Begin)(nil),            // 13: tenantry.gateway.v1.Begin
-	(*Commit)(nil),           // 14: tenantry.gateway.v1.Commit
-	(*Rollback)(nil),         // 15: tenantry.gateway.v1.Rollback
-	(*TransactResponse)(nil), // 16: tenantry.gateway.v1.TransactResponse
+	(Format)(0),                   // 0: tenantry.gateway.v1.Format
+	(IsolationLevel)(0),           // 1: tenantry.gateway.v1.IsolationLevel
+	(TransactionStatus)(0),        // 2: tenantry.gateway.v1.TransactionStatus
+	(*Value)(nil),                 // 3: tenantry.gateway.v1.Value
+	(*Column)(nil),                // 4: tenantry.gateway.v1.Column
+	(*Row)(nil),                   // 5: tenantry.gateway.v1.Row
+	(*TransactionOptions)(nil),    // 6: tenantry.gateway.v1.TransactionOptions
+	(*Audit)(nil),                 // 7: tenantry.gateway.v1.Audit
+	(*QueryRequest)(nil),          // 8: tenantry.gateway.v1.QueryRequest
+	(*QueryResponse)(nil),         // 9: tenantry.gateway.v1.QueryResponse
+	(*ExecuteRequest)(nil),        // 10: tenantry.gateway.v1.ExecuteRequest
+	(*ExecuteResponse)(nil),       // 11: tenantry.gateway.v1.ExecuteResponse
+	(*Statement)(nil),             // 12: tenantry.gateway.v1.Statement
+	(*BatchRequest)(nil),          // 13: tenantry.gateway.v1.BatchRequest
+	(*StatementResult)(nil),       // 14: tenantry.gateway.v1.StatementResult
+	(*BatchResponse)(nil),         // 15: tenantry.gateway.v1.BatchResponse
+	(*TransactRequest)(nil),       // 16: tenantry.gateway.v1.TransactRequest
+	(*Begin)(nil),                 // 17: tenantry.gateway.v1.Begin
+	(*Commit)(nil),                // 18: tenantry.gateway.v1.Commit
+	(*Rollback)(nil),              // 19: tenantry.gateway.v1.Rollback
+	(*Savepoint)(nil),             // 20: tenantry.gateway.v1.Savepoint
+	(*RollbackTo)(nil),            // 21: tenantry.gateway.v1.RollbackTo
+	(*Release)(nil),               // 22: tenantry.gateway.v1.Release
+	(*TransactResponse)(nil),      // 23: tenantry.gateway.v1.TransactResponse
+	(*StepEnd)(nil),               // 24: tenantry.gateway.v1.StepEnd
+	(*StepError)(nil),             // 25: tenantry.gateway.v1.StepError
+	nil,                           // 26: tenantry.gateway.v1.StepError.MetadataEntry
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
 }
 var file_tenantry_gateway_v1_sql_proto_depIdxs = []int32{
-	1,  // 0: tenantry.gateway.v1.Row.values:type_name -> tenantry.gateway.v1.Value
-	1,  // 1: tenantry.gateway.v1.QueryRequest.params:type_name -> tenantry.gateway.v1.Value
-	0,  // 2: tenantry.gateway.v1.QueryRequest.result_format:type_name -> tenantry.gateway.v1.Format
-	2,  // 3: tenantry.gateway.v1.QueryResponse.columns:type_name -> tenantry.gateway.v1.Column
-	3,  // 4: tenantry.gateway.v1.QueryResponse.rows:type_name -> tenantry.gateway.v1.Row
-	1,  // 5: tenantry.gateway.v1.ExecuteRequest.params:type_name -> tenantry.gateway.v1.Value
-	1,  // 6: tenantry.gateway.v1.Statement.params:type_name -> tenantry.gateway.v1.Value
-	8,  // 7: tenantry.gateway.v1.BatchRequest.statements:type_name -> tenantry.gateway.v1.Statement
-	0,  // 8: tenantry.gateway.v1.BatchRequest.result_format:type_name -> tenantry.gateway.v1.Format
-	2,  // 9: tenantry.gateway.v1.StatementResult.columns:type_name -> tenantry.gateway.v1.Column
-	3,  // 10: tenantry.gateway.v1.StatementResult.rows:type_name -> tenantry.gateway.v1.Row
-	10, // 11: tenantry.gateway.v1.BatchResponse.results:type_name -> tenantry.gateway.v1.StatementResult
-	13, // 12: tenantry.gateway.v1.TransactRequest.begin:type_name -> tenantry.gateway.v1.Begin
-	8,  // 13: tenantry.gateway.v1.TransactRequest.statement:type_name -> tenantry.gateway.v1.Statement
-	14, // 14: tenantry.gateway.v1.TransactRequest.commit:type_name -> tenantry.gateway.v1.Commit
-	15, // 15: tenantry.gateway.v1.TransactRequest.rollback:type_name -> tenantry.gateway.v1.Rollback
-	0,  // 16: tenantry.gateway.v1.Begin.result_format:type_name -> tenantry.gateway.v1.Format
-	5,  // 17: tenantry.gateway.v1.TransactResponse.result:type_name -> tenantry.gateway.v1.QueryResponse
-	4,  // 18: tenantry.gateway.v1.SqlService.Query:input_type -> tenantry.gateway.v1.QueryRequest
-	6,  // 19: tenantry.gateway.v1.SqlService.Execute:input_type -> tenantry.gateway.v1.ExecuteRequest
-	9,  // 20: tenantry.gateway.v1.SqlService.Batch:input_type -> tenantry.gateway.v1.BatchRequest
-	12, // 21: tenantry.gateway.v1.SqlService.Transact:input_type -> tenantry.gateway.v1.TransactRequest
-	5,  // 22: tenantry.gateway.v1.SqlService.Query:output_type -> tenantry.gateway.v1.QueryResponse
-	7,  // 23: tenantry.gateway.v1.SqlService.Execute:output_type -> tenantry.gateway.v1.ExecuteResponse
-	11, // 24: tenantry.gateway.v1.SqlService.Batch:output_type -> tenantry.gateway.v1.BatchResponse
-	16, // 25: tenantry.gateway.v1.SqlService.Transact:output_type -> tenantry.gateway.v1.TransactResponse
-	22, // [22:26] is the sub-list for method output_type
-	18, // [18:22] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	27, // 0: tenantry.gateway.v1.Value.timestamp:type_name -> google.protobuf.Timestamp
+	3,  // 1: tenantry.gateway.v1.Row.values:type_name -> tenantry.gateway.v1.Value
+	1,  // 2: tenantry.gateway.v1.TransactionOptions.isolation:type_name -> tenantry.gateway.v1.IsolationLevel
+	7,  // 3: tenantry.gateway.v1.TransactionOptions.audit:type_name -> tenantry.gateway.v1.Audit
+	3,  // 4: tenantry.gateway.v1.QueryRequest.params:type_name -> tenantry.gateway.v1.Value
+	0,  // 5: tenantry.gateway.v1.QueryRequest.result_format:type_name -> tenantry.gateway.v1.Format
+	6,  // 6: tenantry.gateway.v1.QueryRequest.transaction:type_name -> tenantry.gateway.v1.TransactionOptions
+	4,  // 7: tenantry.gateway.v1.QueryResponse.columns:type_name -> tenantry.gateway.v1.Column
+	5,  // 8: tenantry.gateway.v1.QueryResponse.rows:type_name -> tenantry.gateway.v1.Row
+	3,  // 9: tenantry.gateway.v1.ExecuteRequest.params:type_name -> tenantry.gateway.v1.Value
+	6,  // 10: tenantry.gateway.v1.ExecuteRequest.transaction:type_name -> tenantry.gateway.v1.TransactionOptions
+	3,  // 11: tenantry.gateway.v1.Statement.params:type_name -> tenantry.gateway.v1.Value
+	12, // 12: tenantry.gateway.v1.BatchRequest.statements:type_name -> tenantry.gateway.v1.Statement
+	0,  // 13: tenantry.gateway.v1.BatchRequest.result_format:type_name -> tenantry.gateway.v1.Format
+	6,  // 14: tenantry.gateway.v1.BatchRequest.transaction:type_name -> tenantry.gateway.v1.TransactionOptions
+	4,  // 15: tenantry.gateway.v1.StatementResult.columns:type_name -> tenantry.gateway.v1.Column
+	5,  // 16: tenantry.gateway.v1.StatementResult.rows:type_name -> tenantry.gateway.v1.Row
+	14, // 17: tenantry.gateway.v1.BatchResponse.results:type_name -> tenantry.gateway.v1.StatementResult
+	17, // 18: tenantry.gateway.v1.TransactRequest.begin:type_name -> tenantry.gateway.v1.Begin
+	12, // 19: tenantry.gateway.v1.TransactRequest.statement:type_name -> tenantry.gateway.v1.Statement
+	18, // 20: tenantry.gateway.v1.TransactRequest.commit:type_name -> tenantry.gateway.v1.Commit
+	19, // 21: tenantry.gateway.v1.TransactRequest.rollback:type_name -> tenantry.gateway.v1.Rollback
+	20, // 22: tenantry.gateway.v1.TransactRequest.savepoint:type_name -> tenantry.gateway.v1.Savepoint
+	21, // 23: tenantry.gateway.v1.TransactRequest.rollback_to:type_name -> tenantry.gateway.v1.RollbackTo
+	22, // 24: tenantry.gateway.v1.TransactRequest.release:type_name -> tenantry.gateway.v1.Release
+	0,  // 25: tenantry.gateway.v1.Begin.result_format:type_name -> tenantry.gateway.v1.Format
+	6,  // 26: tenantry.gateway.v1.Begin.transaction:type_name -> tenantry.gateway.v1.TransactionOptions
+	9,  // 27: tenantry.gateway.v1.TransactResponse.result:type_name -> tenantry.gateway.v1.QueryResponse
+	24, // 28: tenantry.gateway.v1.TransactResponse.end:type_name -> tenantry.gateway.v1.StepEnd
+	2,  // 29: tenantry.gateway.v1.StepEnd.status:type_name -> tenantry.gateway.v1.TransactionStatus
+	25, // 30: tenantry.gateway.v1.StepEnd.error:type_name -> tenantry.gateway.v1.StepError
+	26, // 31: tenantry.gateway.v1.StepError.metadata:type_name -> tenantry.gateway.v1.StepError.MetadataEntry
+	28, // 32: tenantry.gateway.v1.StepError.retry_after:type_name -> google.protobuf.Duration
+	8,  // 33: tenantry.gateway.v1.SqlService.Query:input_type -> tenantry.gateway.v1.QueryRequest
+	10, // 34: tenantry.gateway.v1.SqlService.Execute:input_type -> tenantry.gateway.v1.ExecuteRequest
+	13, // 35: tenantry.gateway.v1.SqlService.Batch:input_type -> tenantry.gateway.v1.BatchRequest
+	16, // 36: tenantry.gateway.v1.SqlService.Transact:input_type -> tenantry.gateway.v1.TransactRequest
+	9,  // 37: tenantry.gateway.v1.SqlService.Query:output_type -> tenantry.gateway.v1.QueryResponse
+	11, // 38: tenantry.gateway.v1.SqlService.Execute:output_type -> tenantry.gateway.v1.ExecuteResponse
+	15, // 39: tenantry.gateway.v1.SqlService.Batch:output_type -> tenantry.gateway.v1.BatchResponse
+	23, // 40: tenantry.gateway.v1.SqlService.Transact:output_type -> tenantry.gateway.v1.TransactResponse
+	37, // [37:41] is the sub-list for method output_type
+	33, // [33:37] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_tenantry_gateway_v1_sql_proto_init() }
@@ -1236,20 +2078,29 @@ func file_tenantry_gateway_v1_sql_proto_init() {
 		(*Value_Text)(nil),
 		(*Value_Binary)(nil),
 		(*Value_Null)(nil),
+		(*Value_Boolean)(nil),
+		(*Value_Integer)(nil),
+		(*Value_Number)(nil),
+		(*Value_Timestamp)(nil),
+		(*Value_Uuid)(nil),
+		(*Value_Json)(nil),
 	}
-	file_tenantry_gateway_v1_sql_proto_msgTypes[11].OneofWrappers = []any{
+	file_tenantry_gateway_v1_sql_proto_msgTypes[13].OneofWrappers = []any{
 		(*TransactRequest_Begin)(nil),
 		(*TransactRequest_Statement)(nil),
 		(*TransactRequest_Commit)(nil),
 		(*TransactRequest_Rollback)(nil),
+		(*TransactRequest_Savepoint)(nil),
+		(*TransactRequest_RollbackTo)(nil),
+		(*TransactRequest_Release)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenantry_gateway_v1_sql_proto_rawDesc), len(file_tenantry_gateway_v1_sql_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   16,
+			NumEnums:      3,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -37,7 +37,9 @@ const (
 // `constraint`, `table`, `column` where PostgreSQL tells them. All methods: UNAUTHENTICATED `CREDENTIALS_MISSING`,
 // `CREDENTIALS_INVALID`, `TOKEN_EXPIRED`; PERMISSION_DENIED `COMPANY_SUSPENDED`; NOT_FOUND `COMPANY_NOT_FOUND`;
 // UNAVAILABLE `COMPANY_NOT_READY` while it is being made, `DATABASE_UNAVAILABLE`; RESOURCE_EXHAUSTED
-// `CONNECTIONS_EXHAUSTED`; DEADLINE_EXCEEDED `STATEMENT_TIMEOUT`.
+// `CONNECTIONS_EXHAUSTED`; DEADLINE_EXCEEDED `STATEMENT_TIMEOUT`. An error that PostgreSQL found in a parameter names it in
+// metadata `parameter`, such as `$2`. After ABORTED with RetryInfo (SQLSTATE 40001 or 40P01) the whole transaction may
+// succeed when it is made again.
 //
 // While a company is in maintenance, which is for the moment that its schema changes, its calls are held and go on in the
 // order in which they came. UNAVAILABLE `TENANT_MAINTENANCE` when that lasts for longer than the gateway or the call's
@@ -61,7 +63,26 @@ type SqlServiceClient interface {
 	// Batch runs statements in one transaction: all of them, or none. An error's metadata `statement_index` tells which
 	// failed. Repeatable as far as the statements are.
 	Batch(ctx context.Context, in *BatchRequest, opts ...grpc.CallOption) (*BatchResponse, error)
-	// Transact is one interactive transaction over a stream. UNIMPLEMENTED `NOT_IMPLEMENTED` in this version: use Batch.
+	// Transact is one interactive transaction over a stream: Begin, then statements and savepoints, then Commit or Rollback,
+	// with which it ends. Each step is answered, in order, by parts of its result, the last of which has `end`; steps may be
+	// sent before the one before is answered.
+	//
+	// An error of a step is in its `end` and does not end the stream. One of PostgreSQL's has aborted the transaction:
+	// all further steps are answered by SQLSTATE 25P02 until RollbackTo or Rollback. A Commit that did not commit is
+	// answered with status ROLLED_BACK, and ends the stream with an error: ABORTED `TRANSACTION_ROLLED_BACK` where the
+	// transaction had been aborted before, else what PostgreSQL said. A statement that would open or end a transaction is not
+	// run: INVALID_ARGUMENT `TRANSACTION_CONTROL`, in `end`, and the transaction goes on.
+	//
+	// Whatever else ends the stream rolls back: the caller going away or ending its side without Commit or Rollback
+	// (FAILED_PRECONDITION `TRANSACTION_LEFT_OPEN`); no next step for 30 seconds after an answer, or an answer that nobody
+	// reads for as long (DEADLINE_EXCEEDED `TRANSACTION_IDLE`); 5 minutes in all, rows that nobody reads included
+	// (DEADLINE_EXCEEDED `TRANSACTION_TIMEOUT`); both are the gateway's settings. A statement's own limit is that of the other methods; it aborts
+	// the transaction and is told in `end`, save when it passed because nobody read the rows. INVALID_ARGUMENT
+	// `FIELD_INVALID` for a step that breaks a rule or comes out of order. FAILED_PRECONDITION `TRANSACTION_ENDED` should a
+	// statement have ended the transaction all the same. A company that is suspended meanwhile has its
+	// transaction finished within these limits, and gets no new one.
+	//
+	// Not repeatable once Commit was sent, as far as the statements are not.
 	Transact(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TransactRequest, TransactResponse], error)
 }
 
@@ -137,7 +158,9 @@ type SqlService_TransactClient = grpc.BidiStreamingClient[TransactRequest, Trans
 // `constraint`, `table`, `column` where PostgreSQL tells them. All methods: UNAUTHENTICATED `CREDENTIALS_MISSING`,
 // `CREDENTIALS_INVALID`, `TOKEN_EXPIRED`; PERMISSION_DENIED `COMPANY_SUSPENDED`; NOT_FOUND `COMPANY_NOT_FOUND`;
 // UNAVAILABLE `COMPANY_NOT_READY` while it is being made, `DATABASE_UNAVAILABLE`; RESOURCE_EXHAUSTED
-// `CONNECTIONS_EXHAUSTED`; DEADLINE_EXCEEDED `STATEMENT_TIMEOUT`.
+// `CONNECTIONS_EXHAUSTED`; DEADLINE_EXCEEDED `STATEMENT_TIMEOUT`. An error that PostgreSQL found in a parameter names it in
+// metadata `parameter`, such as `$2`. After ABORTED with RetryInfo (SQLSTATE 40001 or 40P01) the whole transaction may
+// succeed when it is made again.
 //
 // While a company is in maintenance, which is for the moment that its schema changes, its calls are held and go on in the
 // order in which they came. UNAVAILABLE `TENANT_MAINTENANCE` when that lasts for longer than the gateway or the call's
@@ -161,7 +184,26 @@ type SqlServiceServer interface {
 	// Batch runs statements in one transaction: all of them, or none. An error's metadata `statement_index` tells which
 	// failed. Repeatable as far as the statements are.
 	Batch(context.Context, *BatchRequest) (*BatchResponse, error)
-	// Transact is one interactive transaction over a stream. UNIMPLEMENTED `NOT_IMPLEMENTED` in this version: use Batch.
+	// Transact is one interactive transaction over a stream: Begin, then statements and savepoints, then Commit or Rollback,
+	// with which it ends. Each step is answered, in order, by parts of its result, the last of which has `end`; steps may be
+	// sent before the one before is answered.
+	//
+	// An error of a step is in its `end` and does not end the stream. One of PostgreSQL's has aborted the transaction:
+	// all further steps are answered by SQLSTATE 25P02 until RollbackTo or Rollback. A Commit that did not commit is
+	// answered with status ROLLED_BACK, and ends the stream with an error: ABORTED `TRANSACTION_ROLLED_BACK` where the
+	// transaction had been aborted before, else what PostgreSQL said. A statement that would open or end a transaction is not
+	// run: INVALID_ARGUMENT `TRANSACTION_CONTROL`, in `end`, and the transaction goes on.
+	//
+	// Whatever else ends the stream rolls back: the caller going away or ending its side without Commit or Rollback
+	// (FAILED_PRECONDITION `TRANSACTION_LEFT_OPEN`); no next step for 30 seconds after an answer, or an answer that nobody
+	// reads for as long (DEADLINE_EXCEEDED `TRANSACTION_IDLE`); 5 minutes in all, rows that nobody reads included
+	// (DEADLINE_EXCEEDED `TRANSACTION_TIMEOUT`); both are the gateway's settings. A statement's own limit is that of the other methods; it aborts
+	// the transaction and is told in `end`, save when it passed because nobody read the rows. INVALID_ARGUMENT
+	// `FIELD_INVALID` for a step that breaks a rule or comes out of order. FAILED_PRECONDITION `TRANSACTION_ENDED` should a
+	// statement have ended the transaction all the same. A company that is suspended meanwhile has its
+	// transaction finished within these limits, and gets no new one.
+	//
+	// Not repeatable once Commit was sent, as far as the statements are not.
 	Transact(grpc.BidiStreamingServer[TransactRequest, TransactResponse]) error
 	mustEmbedUnimplementedSqlServiceServer()
 }
