@@ -33,6 +33,11 @@ func (s routeService) ResolveCredential(ctx context.Context, r *registryv1.Resol
 	return &registryv1.ResolveCredentialResponse{ApiKeyId: k.ID.String(), CompanyId: k.Company.String(), Roles: k.Roles, ExpireTime: timestamp(k.Expires)}, nil
 }
 
+// Heartbeat implements the contract.
+func (s routeService) Heartbeat(ctx context.Context, r *registryv1.HeartbeatRequest) (*registryv1.HeartbeatResponse, error) {
+	return s.store.Heartbeat(ctx, s.lease, r)
+}
+
 func timestamp(t *time.Time) *timestamppb.Timestamp {
 	if t == nil {
 		return nil
