@@ -1,6 +1,7 @@
 package allocate_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -211,25 +212,31 @@ func TestSharesDoNotMoveWhileDemandIsAboutTheSame(t *testing.T) {
 			c.settle(t)
 		}
 		wobbles := c.gateways[rapid.IntRange(0, len(c.gateways)-1).Draw(t, "copy")]
+		var seen []string
+		// For a second or for minutes.
+		lasts := rapid.SampledFrom([]int{1, 60}).Draw(t, "lasts")
 		wobble := func() {
-			wobbles.demand++
-			for i := range c.gateways {
-				c.beat(i, false)
-			}
-			wobbles.demand--
-			for i := range c.gateways {
-				c.beat(i, false)
+			for _, by := range []int{1, -1} {
+				wobbles.demand += by
+				for range lasts {
+					for i := range c.gateways {
+						c.beat(i, false)
+					}
+				}
+				if now := fmt.Sprint(c.shares()); !slices.Contains(seen, now) {
+					seen = append(seen, now)
+				}
 			}
 		}
-		for range 20 {
+		for range 10 {
 			wobble() // The first may be one too much.
 		}
-		before := c.shares()
-		for range 20 {
+		seen = nil
+		for range 5 {
 			wobble()
 		}
-		if !slices.Equal(before, c.shares()) {
-			t.Fatalf("%v became %v of %d", before, c.shares(), c.budget)
+		if len(seen) > 1 {
+			t.Fatalf("the shares of %d move: %v", c.budget, seen)
 		}
 	})
 }
@@ -256,4 +263,25 @@ func TestAShareThatShrankIsFreeOnlyOnceItsCopySaysSo(t *testing.T) {
 	c.beat(0, false)
 	c.beat(1, false)
 	require.Equal(t, 2, c.gateways[1].share, "what was closed, and the reserve is there again")
+}
+
+func TestThoseWhoAreThereShareWhatADeadOneDoesNotHold(t *testing.T) {
+	t.Parallel()
+	dead := &gateway{dead: true, known: allocate.Copy{Share: 20, Held: 20}}
+	c := &cluster{budget: 40, gateways: []*gateway{dead, {demand: 30}, {demand: 30}}}
+	c.settle(t)
+	require.Equal(t, []int{0, 9, 9}, c.shares())
+	dead.known.Held = 0
+	c.settle(t)
+	require.Equal(t, []int{0, 19, 19}, c.shares())
+}
+
+func TestABudgetThatIsLoweredHoldsForWhoIsAlone(t *testing.T) {
+	t.Parallel()
+	c := &cluster{budget: 40, gateways: []*gateway{{}}}
+	c.settle(t)
+	require.Equal(t, []int{38}, c.shares())
+	c.budget = 6
+	c.settle(t)
+	require.Equal(t, []int{6}, c.shares())
 }
