@@ -144,7 +144,7 @@ func TestAGatewayThatIsHeardOfAgainHasItsShareBack(t *testing.T) {
 		c.silence(time.Minute) // The registry was away.
 	}
 	require.Equal(t, before, a.beat())
-	require.EqualValues(t, 11-before, b.beat())
+	require.Equal(t, 11-before, b.beat())
 }
 
 func TestAGatewayThatIsStartedAgainHasWhatItHadBeforeItDied(t *testing.T) {

@@ -205,12 +205,12 @@ func TestSharesOutlastTheRegistryForAsLongAsTheyAreLeased(t *testing.T) {
 		beats := w.sent()
 		last := beats[len(beats)-1].at
 		w.change(func() { w.away = true })
-		pass(last.Add(lease).Sub(time.Now()) - look)
+		pass(time.Until(last.Add(lease)) - look)
 		require.Equal(t, 6, w.share("a"))
 		require.Greater(t, b.Age(), lease-2*look)
 		pass(look)
 		require.Equal(t, []int{2, 1}, []int{w.share("a"), w.share("small")}, "a little is left")
-		pass(last.Add(forget).Sub(time.Now()) - look)
+		pass(time.Until(last.Add(forget)) - look)
 		require.Equal(t, []int{2, 1}, []int{w.share("a"), w.share("small")})
 		pass(look)
 		require.Equal(t, []int{0, 0}, []int{w.share("a"), w.share("small")})
@@ -238,9 +238,9 @@ func TestALeaseIsCountedFromWhenItWasAskedForAndNotFromTheAnswer(t *testing.T) {
 			beats = w.sent()
 		}
 		last := beats[0].at
-		pass(last.Add(takes).Sub(time.Now()))
+		pass(time.Until(last.Add(takes)))
 		w.change(func() { w.slow, w.away = 0, true })
-		pass(last.Add(lease).Sub(time.Now()) - look)
+		pass(time.Until(last.Add(lease)) - look)
 		require.Equal(t, 6, w.share("a"))
 		pass(2 * look)
 		require.Equal(t, 2, w.share("a"))
@@ -253,7 +253,7 @@ func TestARegistryThatHangsDoesNotHoldTheEndOfALeaseUp(t *testing.T) {
 		beats := w.sent()
 		last := beats[len(beats)-1].at
 		w.change(func() { w.slow = forget })
-		pass(last.Add(lease).Sub(time.Now()) + time.Millisecond)
+		pass(time.Until(last.Add(lease)) + time.Millisecond)
 		require.Equal(t, 2, w.share("a"))
 	})
 }

@@ -87,43 +87,36 @@ func TestWhateverIsSaidOrLostWhatMayBeOpenIsWithinTheBudget(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		c := &cluster{budget: rapid.IntRange(0, 40).Draw(t, "budget")}
-		pick := func(t *rapid.T) *gateway {
-			if len(c.gateways) == 0 {
-				t.Skip("nobody is there")
+		// with calls f with one of them, if there is any.
+		with := func(f func(t *rapid.T, g *gateway)) func(*rapid.T) {
+			return func(t *rapid.T) {
+				if len(c.gateways) > 0 {
+					f(t, rapid.SampledFrom(c.gateways).Draw(t, "copy"))
+				}
 			}
-			return c.gateways[rapid.IntRange(0, len(c.gateways)-1).Draw(t, "copy")]
 		}
 		bound := c.budget // What a lowered budget has no place for may be open until it was closed.
 		t.Repeat(map[string]func(*rapid.T){
-			"start": func(t *rapid.T) {
-				if len(c.gateways) == 8 {
-					t.Skip("enough")
+			"start": func(*rapid.T) {
+				if len(c.gateways) < 8 {
+					c.gateways = append(c.gateways, &gateway{})
 				}
-				c.gateways = append(c.gateways, &gateway{})
 			},
-			"beat": func(t *rapid.T) {
-				g := pick(t)
-				if g.dead {
-					t.Skip("dead")
+			"beat": with(func(t *rapid.T, g *gateway) {
+				if !g.dead {
+					c.beat(slices.Index(c.gateways, g), rapid.IntRange(0, 3).Draw(t, "lost") == 0)
 				}
-				c.beat(slices.Index(c.gateways, g), rapid.IntRange(0, 3).Draw(t, "lost") == 0)
-			},
-			"call": func(t *rapid.T) {
-				g := pick(t)
+			}),
+			"call": with(func(t *rapid.T, g *gateway) {
 				g.demand = rapid.IntRange(0, 60).Draw(t, "demand")
 				if !g.dead && g.open < g.share {
 					g.open = rapid.IntRange(g.open, g.share).Draw(t, "open")
 				}
-			},
-			"close": func(t *rapid.T) {
-				g := pick(t)
-				g.open = rapid.IntRange(0, g.open).Draw(t, "open")
-			},
-			"silence": func(t *rapid.T) { pick(t).known.Present = false },
-			"die":     func(t *rapid.T) { pick(t).dead = true },
-			"rebudget": func(t *rapid.T) {
-				c.budget = rapid.IntRange(0, 40).Draw(t, "budget")
-			},
+			}),
+			"close":    with(func(t *rapid.T, g *gateway) { g.open = rapid.IntRange(0, g.open).Draw(t, "open") }),
+			"silence":  with(func(_ *rapid.T, g *gateway) { g.known.Present = false }),
+			"die":      with(func(_ *rapid.T, g *gateway) { g.dead = true }),
+			"rebudget": func(t *rapid.T) { c.budget = rapid.IntRange(0, 40).Draw(t, "budget") },
 			"": func(t *rapid.T) {
 				bound = max(c.budget, min(bound, heldBy(c)))
 				if c.all() > bound {
