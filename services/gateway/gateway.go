@@ -116,7 +116,7 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 	}
 	g.routes = routes.New(routing, cfg.Instance, events, cfg.Logger)
 	open := func(ctx context.Context, company uuid.UUID) error {
-		_, err := g.routes.Open(ctx, func(t *routes.Table) (*routes.Route, bool) { return t.ByID(company) })
+		_, err := g.routes.OpenID(ctx, company)
 		return err
 	}
 	if g.sessions, err = session.New(sessions, routing, signer, forward.AssertionMetadata, open, cfg.Logger); err != nil {

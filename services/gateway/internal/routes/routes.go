@@ -45,6 +45,7 @@ type Table struct {
 	instance string
 	events   Events
 	log      *zap.Logger
+	resolver *resolver
 
 	known    atomic.Pointer[replica]
 	clusters atomic.Pointer[map[string]*registryv1.Cluster]
@@ -62,7 +63,7 @@ func New(client registryv1.RouteServiceClient, instance string, events Events, l
 	if log == nil {
 		log = zap.NewNop()
 	}
-	t := &Table{client: client, instance: instance, events: events, log: log, changed: make(chan struct{}), ready: make(chan struct{})}
+	t := &Table{client: client, instance: instance, events: events, log: log, resolver: newResolver(client), changed: make(chan struct{}), ready: make(chan struct{})}
 	t.known.Store(newReplica())
 	t.clusters.Store(&map[string]*registryv1.Cluster{})
 	return t
@@ -111,12 +112,17 @@ func (t *Table) Open(ctx context.Context, find func(*Table) (*Route, bool)) (*Ro
 		if r, ok = t.wait(ctx, find); !ok {
 			select {
 			case <-t.ready:
-				return nil, fault.New(codes.NotFound, fault.CompanyNotFound, "there is no such company")
+				return nil, unknown()
 			default:
 				return nil, fault.New(codes.Unavailable, fault.CompanyNotReady, "this gateway does not know the companies yet").RetryIn(arrival)
 			}
 		}
 	}
+	return opened(r)
+}
+
+// opened returns a route if its tenant may be served.
+func opened(r *Route) (*Route, error) {
 	switch r.State {
 	case registryv1.CompanyState_COMPANY_STATE_ACTIVE:
 		return r, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,6 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type registry struct {
 	registryv1.UnimplementedRouteServiceServer
 	streams chan *stream
+	asked   atomic.Pointer[asked]
 }
 
 type stream struct {
@@ -142,7 +144,7 @@ const (
 )
 
 // eventually waits for what arrives by the stream.
-func eventually(t *testing.T, f func() bool) {
+func eventually(t testing.TB, f func() bool) {
 	t.Helper()
 	require.Eventually(t, f, 30*time.Second, time.Millisecond)
 }

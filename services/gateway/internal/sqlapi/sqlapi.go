@@ -55,14 +55,14 @@ func (s *Service) route(ctx context.Context, named string) (*routes.Route, error
 		if named == "" {
 			return nil, fault.Invalid("company", "got nothing, want the id or slug of a company, since the caller belongs to none")
 		}
-		return s.routes.Open(ctx, byName)
+		return s.routes.OpenNamed(ctx, named)
 	}
 	if named != "" {
 		if r, ok := byName(s.routes); !ok || r.CompanyID != caller.CompanyID {
 			return nil, fault.New(codes.PermissionDenied, fault.TenantMismatch, "the request names company %q, and the credential is another's", named)
 		}
 	}
-	return s.routes.Open(ctx, func(t *routes.Table) (*routes.Route, bool) { return t.ByID(caller.CompanyID) })
+	return s.routes.OpenID(ctx, caller.CompanyID)
 }
 
 // tries is how many connections that turn out to be of no use are given up before a call is.

@@ -38,6 +38,12 @@ func (s routeService) Heartbeat(ctx context.Context, r *registryv1.HeartbeatRequ
 	return s.store.Heartbeat(ctx, s.lease, r)
 }
 
+// ResolveRoute implements the contract.
+func (s routeService) ResolveRoute(ctx context.Context, r *registryv1.ResolveRouteRequest) (*registryv1.ResolveRouteResponse, error) {
+	route, err := s.store.Route(ctx, r.GetCompany())
+	return &registryv1.ResolveRouteResponse{Route: route}, err
+}
+
 func timestamp(t *time.Time) *timestamppb.Timestamp {
 	if t == nil {
 		return nil

@@ -1091,6 +1091,98 @@ func (x *ClusterShare) GetBudget() int32 {
 	return 0
 }
 
+// ResolveRouteRequest names a company.
+type ResolveRouteRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id or slug.
+	Company       string `protobuf:"bytes,1,opt,name=company,proto3" json:"company,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveRouteRequest) Reset() {
+	*x = ResolveRouteRequest{}
+	mi := &file_tenantry_registry_v1_route_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveRouteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveRouteRequest) ProtoMessage() {}
+
+func (x *ResolveRouteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_route_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveRouteRequest.ProtoReflect.Descriptor instead.
+func (*ResolveRouteRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_route_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ResolveRouteRequest) GetCompany() string {
+	if x != nil {
+		return x.Company
+	}
+	return ""
+}
+
+// ResolveRouteResponse carries the route.
+type ResolveRouteResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The route.
+	Route         *Route `protobuf:"bytes,1,opt,name=route,proto3" json:"route,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveRouteResponse) Reset() {
+	*x = ResolveRouteResponse{}
+	mi := &file_tenantry_registry_v1_route_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveRouteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveRouteResponse) ProtoMessage() {}
+
+func (x *ResolveRouteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_route_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveRouteResponse.ProtoReflect.Descriptor instead.
+func (*ResolveRouteResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_route_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ResolveRouteResponse) GetRoute() *Route {
+	if x != nil {
+		return x.Route
+	}
+	return nil
+}
+
 var File_tenantry_registry_v1_route_proto protoreflect.FileDescriptor
 
 const file_tenantry_registry_v1_route_proto_rawDesc = "" +
@@ -1177,11 +1269,16 @@ const file_tenantry_registry_v1_route_proto_rawDesc = "" +
 	"\fClusterShare\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
 	"\x05share\x18\x02 \x01(\x05R\x05share\x12\x16\n" +
-	"\x06budget\x18\x03 \x01(\x05R\x06budget2\xc8\x02\n" +
+	"\x06budget\x18\x03 \x01(\x05R\x06budget\":\n" +
+	"\x13ResolveRouteRequest\x12#\n" +
+	"\acompany\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\acompany\"I\n" +
+	"\x14ResolveRouteResponse\x121\n" +
+	"\x05route\x18\x01 \x01(\v2\x1b.tenantry.registry.v1.RouteR\x05route2\xaf\x03\n" +
 	"\fRouteService\x12d\n" +
 	"\vWatchRoutes\x12(.tenantry.registry.v1.WatchRoutesRequest\x1a).tenantry.registry.v1.WatchRoutesResponse0\x01\x12t\n" +
 	"\x11ResolveCredential\x12..tenantry.registry.v1.ResolveCredentialRequest\x1a/.tenantry.registry.v1.ResolveCredentialResponse\x12\\\n" +
-	"\tHeartbeat\x12&.tenantry.registry.v1.HeartbeatRequest\x1a'.tenantry.registry.v1.HeartbeatResponseB\xe3\x01\n" +
+	"\tHeartbeat\x12&.tenantry.registry.v1.HeartbeatRequest\x1a'.tenantry.registry.v1.HeartbeatResponse\x12e\n" +
+	"\fResolveRoute\x12).tenantry.registry.v1.ResolveRouteRequest\x1a*.tenantry.registry.v1.ResolveRouteResponseB\xe3\x01\n" +
 	"\x18com.tenantry.registry.v1B\n" +
 	"RouteProtoP\x01ZIgithub.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1;registryv1\xa2\x02\x03TRX\xaa\x02\x14Tenantry.Registry.V1\xca\x02\x14Tenantry\\Registry\\V1\xe2\x02 Tenantry\\Registry\\V1\\GPBMetadata\xea\x02\x16Tenantry::Registry::V1b\x06proto3"
 
@@ -1197,7 +1294,7 @@ func file_tenantry_registry_v1_route_proto_rawDescGZIP() []byte {
 	return file_tenantry_registry_v1_route_proto_rawDescData
 }
 
-var file_tenantry_registry_v1_route_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_tenantry_registry_v1_route_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_tenantry_registry_v1_route_proto_goTypes = []any{
 	(*WatchRoutesRequest)(nil),        // 0: tenantry.registry.v1.WatchRoutesRequest
 	(*WatchRoutesResponse)(nil),       // 1: tenantry.registry.v1.WatchRoutesResponse
@@ -1214,41 +1311,46 @@ var file_tenantry_registry_v1_route_proto_goTypes = []any{
 	(*ClusterUse)(nil),                // 12: tenantry.registry.v1.ClusterUse
 	(*HeartbeatResponse)(nil),         // 13: tenantry.registry.v1.HeartbeatResponse
 	(*ClusterShare)(nil),              // 14: tenantry.registry.v1.ClusterShare
-	(*Cluster)(nil),                   // 15: tenantry.registry.v1.Cluster
-	(CompanyState)(0),                 // 16: tenantry.registry.v1.CompanyState
-	(*timestamppb.Timestamp)(nil),     // 17: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 18: google.protobuf.Duration
+	(*ResolveRouteRequest)(nil),       // 15: tenantry.registry.v1.ResolveRouteRequest
+	(*ResolveRouteResponse)(nil),      // 16: tenantry.registry.v1.ResolveRouteResponse
+	(*Cluster)(nil),                   // 17: tenantry.registry.v1.Cluster
+	(CompanyState)(0),                 // 18: tenantry.registry.v1.CompanyState
+	(*timestamppb.Timestamp)(nil),     // 19: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 20: google.protobuf.Duration
 }
 var file_tenantry_registry_v1_route_proto_depIdxs = []int32{
 	2,  // 0: tenantry.registry.v1.WatchRoutesResponse.snapshot_start:type_name -> tenantry.registry.v1.SnapshotStart
 	4,  // 1: tenantry.registry.v1.WatchRoutesResponse.routes:type_name -> tenantry.registry.v1.RouteBatch
 	3,  // 2: tenantry.registry.v1.WatchRoutesResponse.snapshot_end:type_name -> tenantry.registry.v1.SnapshotEnd
 	5,  // 3: tenantry.registry.v1.WatchRoutesResponse.route:type_name -> tenantry.registry.v1.Route
-	15, // 4: tenantry.registry.v1.WatchRoutesResponse.cluster:type_name -> tenantry.registry.v1.Cluster
+	17, // 4: tenantry.registry.v1.WatchRoutesResponse.cluster:type_name -> tenantry.registry.v1.Cluster
 	7,  // 5: tenantry.registry.v1.WatchRoutesResponse.credentials_revoked:type_name -> tenantry.registry.v1.CredentialsRevoked
 	8,  // 6: tenantry.registry.v1.WatchRoutesResponse.checkpoint:type_name -> tenantry.registry.v1.Checkpoint
 	6,  // 7: tenantry.registry.v1.WatchRoutesResponse.route_removed:type_name -> tenantry.registry.v1.RouteRemoved
 	5,  // 8: tenantry.registry.v1.RouteBatch.routes:type_name -> tenantry.registry.v1.Route
-	16, // 9: tenantry.registry.v1.Route.state:type_name -> tenantry.registry.v1.CompanyState
-	17, // 10: tenantry.registry.v1.CredentialsRevoked.forget_time:type_name -> google.protobuf.Timestamp
-	17, // 11: tenantry.registry.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
-	17, // 12: tenantry.registry.v1.ResolveCredentialResponse.expire_time:type_name -> google.protobuf.Timestamp
+	18, // 9: tenantry.registry.v1.Route.state:type_name -> tenantry.registry.v1.CompanyState
+	19, // 10: tenantry.registry.v1.CredentialsRevoked.forget_time:type_name -> google.protobuf.Timestamp
+	19, // 11: tenantry.registry.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
+	19, // 12: tenantry.registry.v1.ResolveCredentialResponse.expire_time:type_name -> google.protobuf.Timestamp
 	12, // 13: tenantry.registry.v1.HeartbeatRequest.clusters:type_name -> tenantry.registry.v1.ClusterUse
-	18, // 14: tenantry.registry.v1.HeartbeatRequest.longest_call:type_name -> google.protobuf.Duration
+	20, // 14: tenantry.registry.v1.HeartbeatRequest.longest_call:type_name -> google.protobuf.Duration
 	14, // 15: tenantry.registry.v1.HeartbeatResponse.clusters:type_name -> tenantry.registry.v1.ClusterShare
-	18, // 16: tenantry.registry.v1.HeartbeatResponse.lease_duration:type_name -> google.protobuf.Duration
-	18, // 17: tenantry.registry.v1.HeartbeatResponse.forget_duration:type_name -> google.protobuf.Duration
-	0,  // 18: tenantry.registry.v1.RouteService.WatchRoutes:input_type -> tenantry.registry.v1.WatchRoutesRequest
-	9,  // 19: tenantry.registry.v1.RouteService.ResolveCredential:input_type -> tenantry.registry.v1.ResolveCredentialRequest
-	11, // 20: tenantry.registry.v1.RouteService.Heartbeat:input_type -> tenantry.registry.v1.HeartbeatRequest
-	1,  // 21: tenantry.registry.v1.RouteService.WatchRoutes:output_type -> tenantry.registry.v1.WatchRoutesResponse
-	10, // 22: tenantry.registry.v1.RouteService.ResolveCredential:output_type -> tenantry.registry.v1.ResolveCredentialResponse
-	13, // 23: tenantry.registry.v1.RouteService.Heartbeat:output_type -> tenantry.registry.v1.HeartbeatResponse
-	21, // [21:24] is the sub-list for method output_type
-	18, // [18:21] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	20, // 16: tenantry.registry.v1.HeartbeatResponse.lease_duration:type_name -> google.protobuf.Duration
+	20, // 17: tenantry.registry.v1.HeartbeatResponse.forget_duration:type_name -> google.protobuf.Duration
+	5,  // 18: tenantry.registry.v1.ResolveRouteResponse.route:type_name -> tenantry.registry.v1.Route
+	0,  // 19: tenantry.registry.v1.RouteService.WatchRoutes:input_type -> tenantry.registry.v1.WatchRoutesRequest
+	9,  // 20: tenantry.registry.v1.RouteService.ResolveCredential:input_type -> tenantry.registry.v1.ResolveCredentialRequest
+	11, // 21: tenantry.registry.v1.RouteService.Heartbeat:input_type -> tenantry.registry.v1.HeartbeatRequest
+	15, // 22: tenantry.registry.v1.RouteService.ResolveRoute:input_type -> tenantry.registry.v1.ResolveRouteRequest
+	1,  // 23: tenantry.registry.v1.RouteService.WatchRoutes:output_type -> tenantry.registry.v1.WatchRoutesResponse
+	10, // 24: tenantry.registry.v1.RouteService.ResolveCredential:output_type -> tenantry.registry.v1.ResolveCredentialResponse
+	13, // 25: tenantry.registry.v1.RouteService.Heartbeat:output_type -> tenantry.registry.v1.HeartbeatResponse
+	16, // 26: tenantry.registry.v1.RouteService.ResolveRoute:output_type -> tenantry.registry.v1.ResolveRouteResponse
+	23, // [23:27] is the sub-list for method output_type
+	19, // [19:23] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_tenantry_registry_v1_route_proto_init() }
@@ -1274,7 +1376,7 @@ func file_tenantry_registry_v1_route_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenantry_registry_v1_route_proto_rawDesc), len(file_tenantry_registry_v1_route_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

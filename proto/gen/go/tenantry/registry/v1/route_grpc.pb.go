@@ -22,6 +22,7 @@ const (
 	RouteService_WatchRoutes_FullMethodName       = "/tenantry.registry.v1.RouteService/WatchRoutes"
 	RouteService_ResolveCredential_FullMethodName = "/tenantry.registry.v1.RouteService/ResolveCredential"
 	RouteService_Heartbeat_FullMethodName         = "/tenantry.registry.v1.RouteService/Heartbeat"
+	RouteService_ResolveRoute_FullMethodName      = "/tenantry.registry.v1.RouteService/ResolveRoute"
 )
 
 // RouteServiceClient is the client API for RouteService service.
@@ -46,6 +47,9 @@ type RouteServiceClient interface {
 	// `forget_duration` nothing, counted from when it sent the last heartbeat that was answered; the registry counts from
 	// when that came, and `longest_call` longer. Repeatable: a `beat` that is not newer than the last one changes nothing.
 	Heartbeat(ctx context.Context, in *HeartbeatRequest, opts ...grpc.CallOption) (*HeartbeatResponse, error)
+	// ResolveRoute returns one company's route as it is now, for a gateway that the stream has not told of it yet.
+	// Repeatable. NOT_FOUND `COMPANY_NOT_FOUND` when there is no such company, or it has no route.
+	ResolveRoute(ctx context.Context, in *ResolveRouteRequest, opts ...grpc.CallOption) (*ResolveRouteResponse, error)
 }
 
 type routeServiceClient struct {
@@ -95,6 +99,16 @@ func (c *routeServiceClient) Heartbeat(ctx context.Context, in *HeartbeatRequest
 	return out, nil
 }
 
+func (c *routeServiceClient) ResolveRoute(ctx context.Context, in *ResolveRouteRequest, opts ...grpc.CallOption) (*ResolveRouteResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResolveRouteResponse)
+	err := c.cc.Invoke(ctx, RouteService_ResolveRoute_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RouteServiceServer is the server API for RouteService service.
 // All implementations must embed UnimplementedRouteServiceServer
 // for forward compatibility.
@@ -117,6 +131,9 @@ type RouteServiceServer interface {
 	// `forget_duration` nothing, counted from when it sent the last heartbeat that was answered; the registry counts from
 	// when that came, and `longest_call` longer. Repeatable: a `beat` that is not newer than the last one changes nothing.
 	Heartbeat(context.Context, *HeartbeatRequest) (*HeartbeatResponse, error)
+	// ResolveRoute returns one company's route as it is now, for a gateway that the stream has not told of it yet.
+	// Repeatable. NOT_FOUND `COMPANY_NOT_FOUND` when there is no such company, or it has no route.
+	ResolveRoute(context.Context, *ResolveRouteRequest) (*ResolveRouteResponse, error)
 	mustEmbedUnimplementedRouteServiceServer()
 }
 
@@ -135,6 +152,9 @@ func (UnimplementedRouteServiceServer) ResolveCredential(context.Context, *Resol
 }
 func (UnimplementedRouteServiceServer) Heartbeat(context.Context, *HeartbeatRequest) (*HeartbeatResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Heartbeat not implemented")
+}
+func (UnimplementedRouteServiceServer) ResolveRoute(context.Context, *ResolveRouteRequest) (*ResolveRouteResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResolveRoute not implemented")
 }
 func (UnimplementedRouteServiceServer) mustEmbedUnimplementedRouteServiceServer() {}
 func (UnimplementedRouteServiceServer) testEmbeddedByValue()                      {}
@@ -204,6 +224,24 @@ func _RouteService_Heartbeat_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RouteService_ResolveRoute_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResolveRouteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouteServiceServer).ResolveRoute(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouteService_ResolveRoute_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouteServiceServer).ResolveRoute(ctx, req.(*ResolveRouteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RouteService_ServiceDesc is the grpc.ServiceDesc for RouteService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -218,6 +256,10 @@ var RouteService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Heartbeat",
 			Handler:    _RouteService_Heartbeat_Handler,
+		},
+		{
+			MethodName: "ResolveRoute",
+			Handler:    _RouteService_ResolveRoute_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
