@@ -34,9 +34,15 @@ func (a *apart) everything(budget int, gateways ...string) (registry *process) {
 	require.NoError(a.t, os.WriteFile(admin, []byte(a.env["TENANTRY_ADMIN_DSN"]), 0o600))
 	a.serve("TENANTRY_PROVISIONER", "provisioner", "provisioner", "--cluster", "main="+admin, "--master-key", filepath.Join(a.keys, "master.hex"), "--spares", "0")
 	for _, variable := range gateways {
-		a.serve(variable, "gateway", "gateway", "--master-key", filepath.Join(a.keys, "master.hex"), "--signing-key", filepath.Join(a.keys, "assertion.pem"), "--instance", variable)
+		a.gateway(variable)
 	}
 	return registry
+}
+
+// gateway starts one, named as the variable that says where it answers.
+func (a *apart) gateway(variable string) *process {
+	a.t.Helper()
+	return a.serve(variable, "gateway", "gateway", "--master-key", filepath.Join(a.keys, "master.hex"), "--signing-key", filepath.Join(a.keys, "assertion.pem"), "--instance", variable)
 }
 
 // customer is a company with what its callers show, and what only its own database says of itself.

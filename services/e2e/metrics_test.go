@@ -46,6 +46,8 @@ func TestPrometheusSeesCallsConnectionsSparesAndRollouts(t *testing.T) {
 			"\ntenantry_gateway_routes 1\n", "\ntenantry_gateway_routes_age_seconds ",
 			`tenantry_gateway_connections_open{cluster="local"} 1`, `tenantry_gateway_connections_used{cluster="local"} 0`,
 			`tenantry_gateway_connections_waiting{cluster="local"} 0`, `tenantry_gateway_connections_budget{cluster="local"} `,
+			`tenantry_gateway_connections_share{cluster="local"} 98`, `tenantry_gateway_connections_shared_budget{cluster="local"} 100`,
+			"\ntenantry_gateway_heartbeat_age_seconds 0.",
 			`tenantry_provisioner_spares{cluster="local",state="ready"} 1`,
 			`tenantry_provisioner_signups{state="working"} 0`, `tenantry_provisioner_rollouts{state="succeeded"} 1`,
 			"\ntenantry_registry_watchers 1\n", "\ntenantry_registry_route_sequence ", "\ngo_goroutines ",

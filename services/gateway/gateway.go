@@ -21,6 +21,7 @@ import (
 
 	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
+	"github.com/tenantry/tenantry/services/gateway/internal/budget"
 	"github.com/tenantry/tenantry/services/gateway/internal/conns"
 	"github.com/tenantry/tenantry/services/gateway/internal/fleetsql"
 	"github.com/tenantry/tenantry/services/gateway/internal/forward"
@@ -58,7 +59,7 @@ type Config struct {
 	SigningKeys []string
 	// Upstreams are the services that calls are forwarded to.
 	Upstreams []Upstream
-	// Instance names this copy among others.
+	// Instance names this copy among others: no two that live have the same.
 	Instance string
 	// StatementTimeout is the longest that one call's SQL may run; 0 means 30 seconds.
 	StatementTimeout time.Duration
@@ -84,6 +85,8 @@ const (
 	stale = 15 * time.Second
 	// told is how old they may be before callers are told: longer than the registry is ever silent.
 	told = 5 * time.Second
+	// leaveTimeout is how long giving the connections back to the others may take.
+	leaveTimeout = 2 * time.Second
 )
 
 // RoutesAgeMetadata is the name of the header that says how old the routes are, in milliseconds, when that is unusual.
@@ -96,6 +99,7 @@ type Gateway struct {
 	routes   *routes.Table
 	sessions *session.Sessions
 	pools    *conns.Pools
+	budget   *budget.Budget
 	forward  *forward.Forwarder
 	server   *rpc.Server
 }
@@ -128,8 +132,10 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 	}
 	routing, sessions := registryv1.NewRouteServiceClient(g.registry), registryv1.NewSessionServiceClient(g.registry)
 	// PostgreSQL's own limits are for what nobody is there to end, so they are behind the gateway's.
-	g.pools = conns.New(conns.Config{MasterKey: cfg.MasterKey, StatementTimeout: cfg.StatementTimeout + closeTimeout,
+	longest := max(cfg.StatementTimeout, cfg.TransactionTimeout) + closeTimeout
+	g.pools = conns.New(conns.Config{MasterKey: cfg.MasterKey, Leased: true, StatementTimeout: cfg.StatementTimeout + closeTimeout,
 		IdleInTransactionTimeout: cfg.TransactionIdle + closeTimeout, Logger: cfg.Logger})
+	g.budget = budget.New(budget.Config{Registry: routing, Pools: g.pools, Instance: cfg.Instance, LongestCall: longest, Logger: cfg.Logger})
 	events := routes.Events{
 		Drain:   g.pools.Drain,
 		Revoked: func(s, k []uuid.UUID, until time.Time) { g.sessions.Revoke(s, k, until) },
@@ -139,7 +145,7 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 	open := func(ctx context.Context, company uuid.UUID, md metadata.MD) error {
 		minSchema, err := routes.MinSchema(md)
 		if err == nil {
-			_, err = g.routes.Admit(ctx, func(t *routes.Table) (*routes.Route, bool) { return t.ByID(company) }, minSchema)
+			_, err = g.routes.Admit(ctx, routes.ID(company), minSchema)
 		}
 		return err
 	}
@@ -199,8 +205,12 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 	work.Go(func() { g.routes.Run(ctx) })
 	work.Go(func() { g.sessions.Run(ctx) })
 	work.Go(func() { g.report(ctx) })
+	// The last calls need their connections, too.
+	beating, quiet := context.WithCancel(context.WithoutCancel(ctx))
+	work.Go(func() { g.budget.Run(beating) })
 	err := g.server.Serve(ctx, l)
 	stop()
+	quiet()
 	work.Wait()
 	if err != nil {
 		err = fmt.Errorf("gateway: %w", err)
@@ -240,7 +250,13 @@ func (g *Gateway) close() error {
 	if g.pools != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()
-		errs = append(errs, g.pools.Close(ctx))
+		err := g.pools.Close(ctx)
+		errs = append(errs, err)
+		if err == nil && g.budget != nil {
+			leaving, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+			defer cancel()
+			g.budget.Leave(leaving)
+		}
 	}
 	if g.registry != nil {
 		errs = append(errs, g.registry.Close())

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 
+	"github.com/tenantry/tenantry/services/gateway/internal/budget"
 	"github.com/tenantry/tenantry/services/gateway/internal/conns"
 	"github.com/tenantry/tenantry/services/gateway/internal/routes"
 	"github.com/tenantry/tenantry/services/internal/metrics"
@@ -30,11 +31,33 @@ func (g *Gateway) observe(m *metrics.Metrics) {
 		_, longest := g.routes.Held()
 		return []metrics.Sample{{Value: longest.Seconds()}}, nil
 	})
+	m.Gauge("gateway_heartbeat_age_seconds", "How long ago the last heartbeat that the registry answered was sent; missing before there was one.", nil, func(context.Context) ([]metrics.Sample, error) {
+		age := g.budget.Age()
+		if age < 0 {
+			return nil, nil
+		}
+		return []metrics.Sample{{Value: age.Seconds()}}, nil
+	})
+	for _, c := range []struct {
+		name, help string
+		of         func(budget.Share) int
+	}{
+		{"gateway_connections_share", "Server connections that the registry leased to this copy, by cluster.", func(s budget.Share) int { return s.Share }},
+		{"gateway_connections_shared_budget", "Server connections that all copies together may have, by cluster.", func(s budget.Share) int { return s.Budget }},
+	} {
+		m.Gauge(c.name, c.help, []string{"cluster"}, func(context.Context) ([]metrics.Sample, error) {
+			var samples []metrics.Sample
+			for name, s := range g.budget.Shares() {
+				samples = append(samples, metrics.Sample{Value: float64(c.of(s)), Labels: []string{name}})
+			}
+			return samples, nil
+		})
+	}
 	for _, c := range []struct {
 		name, help string
 		of         func(conns.Stats) int
 	}{
-		{"gateway_connections_budget", "Server connections that this copy may have, by cluster.", func(s conns.Stats) int { return s.Limit }},
+		{"gateway_connections_budget", "Server connections that this copy may have now, by cluster.", func(s conns.Stats) int { return s.Limit }},
 		{"gateway_connections_open", "Server connections that this copy has, by cluster.", func(s conns.Stats) int { return s.Open }},
 		{"gateway_connections_used", "Those of the open ones that calls use, or that are being made, cleaned or closed for one, by cluster.", func(s conns.Stats) int { return s.Used }},
 		{"gateway_connections_waiting", "Calls that wait for a connection, by cluster.", func(s conns.Stats) int { return s.Waiting }},

@@ -4,6 +4,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,9 @@ import (
 // poolSize is how many connections to the central database one copy opens at most.
 const poolSize = 20
 
+// defaultGatewayLease is long enough to replace a registry without any gateway's notice.
+const defaultGatewayLease = 90 * time.Second
+
 // Config says how to run a registry.
 type Config struct {
 	// TLS are the server's files.
@@ -37,6 +41,8 @@ type Config struct {
 	DSN string
 	// SigningKeys are paths of Ed25519 keys in PEM: the first signs access tokens, all verify them.
 	SigningKeys []string
+	// GatewayLease is how long a gateway that is not heard of has its shares of the connection budgets; 0 means 90 seconds.
+	GatewayLease time.Duration
 	// Metrics are what the process tells; nil means nobody listens.
 	Metrics *metrics.Metrics
 	// Logger gets the logs.
@@ -88,7 +94,7 @@ func New(ctx context.Context, cfg Config) (*Registry, error) {
 	}
 	s := store.New(pool)
 	r := &Registry{cfg: cfg, pool: pool, store: s, feed: feed.New(s, cfg.Logger)}
-	services := server.New(s, r.feed, hasher, signer)
+	services := server.New(s, r.feed, hasher, signer, cmp.Or(cfg.GatewayLease, defaultGatewayLease))
 	r.server, err = rpc.NewServer(rpc.Config{Name: "registry", TLS: cfg.TLS, Access: access, Authenticate: services.Authenticate, Logger: cfg.Logger,
 		Observe: cfg.Metrics.Calls("registry")})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
 	"github.com/tenantry/tenantry/services/internal/fault"
@@ -197,4 +198,24 @@ func TestManyVersionsAreToldInOneBatchWithoutThoseOfOtherDatabases(t *testing.T)
 
 	_, err = s.tenants().RecordSchemaVersions(t.Context(), &registryv1.RecordSchemaVersionsRequest{Versions: []*registryv1.RecordSchemaVersionRequest{version("x", newID(t), "9")}})
 	requireFault(t, err, codes.InvalidArgument, fault.FieldInvalid)
+}
+
+func TestARouteIsResolvedAsTheStreamTellsIt(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	made := s.company().GetTenant()
+	q := s.request()
+	_, err := s.tenants().ReserveTenant(t.Context(), q)
+	require.NoError(t, err)
+	routes, _ := snapshot(t, s.watch(t.Context(), 0))
+	client := registryv1.NewRouteServiceClient(s.as("service/gateway"))
+	for _, company := range []string{made.GetCompanyId(), made.GetSlug()} {
+		out, err := client.ResolveRoute(t.Context(), &registryv1.ResolveRouteRequest{Company: company})
+		require.NoError(t, err)
+		require.True(t, proto.Equal(routes[made.GetSlug()], out.GetRoute()), "%v", out)
+	}
+	for _, company := range []string{"nobody", newID(t), q.GetCompanyId()} {
+		_, err := client.ResolveRoute(t.Context(), &registryv1.ResolveRouteRequest{Company: company})
+		requireFault(t, err, codes.NotFound, fault.CompanyNotFound)
+	}
 }

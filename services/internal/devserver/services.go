@@ -120,9 +120,10 @@ func (s *Server) startGateway(ctx context.Context, cfg Config, ports *listeners,
 		MasterKey:   keys.masterKey,
 		SigningKeys: []string{keys.assertionKey},
 		Upstreams:   cfg.Upstreams,
-		Instance:    instance(),
-		Metrics:     cfg.Metrics,
-		Logger:      cfg.Logger.Named("gateway"),
+		// The same at each start: one that was killed does not keep its connections from the next.
+		Instance: "dev",
+		Metrics:  cfg.Metrics,
+		Logger:   cfg.Logger.Named("gateway"),
 	})
 	if err != nil {
 		return err

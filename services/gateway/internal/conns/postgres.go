@@ -52,6 +52,8 @@ func newDialer(c Config) dialer {
 		limits: map[string]string{
 			"statement_timeout":                   strconv.FormatInt(c.StatementTimeout.Milliseconds(), 10),
 			"idle_in_transaction_session_timeout": strconv.FormatInt(c.IdleInTransactionTimeout.Milliseconds(), 10),
+			// What a gateway that died left running ends soon, not at its limit.
+			"client_connection_check_interval": "1s",
 		},
 	}
 }

@@ -58,16 +58,11 @@ func (s *Service) named(ctx context.Context, sel *gatewayv1.FleetSelector) ([]te
 	var picked []tenant
 	seen := map[uuid.UUID]bool{}
 	for _, name := range sel.GetCompanies() {
-		find := func(t *routes.Table) (*routes.Route, bool) {
-			if id, err := uuid.Parse(name); err == nil {
-				return t.ByID(id)
-			}
-			return t.BySlug(name)
-		}
-		r, closed := s.routes.Open(ctx, find)
+		company := routes.Named(name)
+		r, closed := s.routes.Open(ctx, company)
 		if closed != nil {
 			var known bool
-			if r, known = find(s.routes); !known {
+			if r, known = s.routes.Find(company); !known {
 				return nil, fault.New(codes.NotFound, fault.CompanyNotFound, "there is no company %q", name).With("company", name)
 			}
 		}

@@ -41,7 +41,7 @@ func (h *held) put(state registryv1.CompanyState, schema string) {
 }
 
 func (h *held) admit(ctx context.Context, minSchema string) (*routes.Route, error) {
-	return h.table.Admit(ctx, func(t *routes.Table) (*routes.Route, bool) { return t.ByID(h.id) }, minSchema)
+	return h.table.Admit(ctx, routes.ID(h.id), minSchema)
 }
 
 // waits waits until so many calls are held.
@@ -223,7 +223,7 @@ func TestATableThatStopsHoldsNobody(t *testing.T) {
 	f.next().snapshot(1, route(id, "a", 1, paused))
 	<-f.table.Ready()
 	admit := func() error {
-		_, err := f.table.Admit(t.Context(), func(t *routes.Table) (*routes.Route, bool) { return t.ByID(id) }, "")
+		_, err := f.table.Admit(t.Context(), routes.ID(id), "")
 		return err
 	}
 	done := make(chan error, 1)

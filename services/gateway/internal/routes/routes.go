@@ -45,6 +45,7 @@ type Table struct {
 	instance string
 	events   Events
 	log      *zap.Logger
+	resolver *resolver
 
 	known    atomic.Pointer[replica]
 	clusters atomic.Pointer[map[string]*registryv1.Cluster]
@@ -63,7 +64,7 @@ func New(client registryv1.RouteServiceClient, instance string, events Events, l
 	if log == nil {
 		log = zap.NewNop()
 	}
-	t := &Table{client: client, instance: instance, events: events, log: log, changed: make(chan struct{}), ready: make(chan struct{})}
+	t := &Table{client: client, instance: instance, events: events, log: log, resolver: newResolver(client), changed: make(chan struct{}), ready: make(chan struct{})}
 	t.holds.queues = map[uuid.UUID][]*heldCall{}
 	t.LimitHolds(HoldLimits{})
 	t.known.Store(newReplica())
@@ -95,6 +96,38 @@ func (t *Table) BySlug(slug string) (*Route, bool) {
 	return r, r != nil
 }
 
+// Company is whose route is wanted.
+type Company struct {
+	id   uuid.UUID
+	slug string // empty where the id is known
+}
+
+// ID is the company with an id.
+func ID(company uuid.UUID) Company { return Company{id: company} }
+
+// Named is the company with an id or a slug.
+func Named(company string) Company {
+	if id, err := uuid.Parse(company); err == nil {
+		return ID(id)
+	}
+	return Company{slug: company}
+}
+
+func (c Company) String() string {
+	if c.slug != "" {
+		return c.slug
+	}
+	return c.id.String()
+}
+
+// Find returns the route of a company that is here, whatever its state.
+func (t *Table) Find(c Company) (*Route, bool) {
+	if c.slug != "" {
+		return t.BySlug(c.slug)
+	}
+	return t.ByID(c.id)
+}
+
 // Cluster returns a cluster.
 func (t *Table) Cluster(name string) (*registryv1.Cluster, bool) {
 	c, ok := (*t.clusters.Load())[name]
@@ -108,9 +141,10 @@ const arrival = time.Second
 // `COMPANY_SUSPENDED`; UNAVAILABLE `TENANT_MAINTENANCE`, or `COMPANY_NOT_READY` in any other state but ACTIVE, and before
 // the first snapshot.
 //
-// A company that is not here yet may be a moment old: its route is waited for, shortly.
-func (t *Table) Open(ctx context.Context, find func(*Table) (*Route, bool)) (*Route, error) {
-	r, err := t.arrived(ctx, find)
+// A company that is not here yet may be a moment old: the registry is asked for it, and where that is away its route is
+// waited for, shortly.
+func (t *Table) Open(ctx context.Context, c Company) (*Route, error) {
+	r, err := t.arrived(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -123,8 +157,8 @@ func (t *Table) Open(ctx context.Context, find func(*Table) (*Route, bool)) (*Ro
 // Admit is Open for a call, which is held while its company is in maintenance or has an older core schema than the call
 // wants; an empty minSchema wants none. When it was held for long enough it is UNAVAILABLE `TENANT_MAINTENANCE` or
 // FAILED_PRECONDITION `SCHEMA_TOO_OLD`, and RESOURCE_EXHAUSTED `TOO_MANY_HELD` when as many are held as may be.
-func (t *Table) Admit(ctx context.Context, find func(*Table) (*Route, bool), minSchema string) (*Route, error) {
-	r, err := t.arrived(ctx, find)
+func (t *Table) Admit(ctx context.Context, c Company, minSchema string) (*Route, error) {
+	r, err := t.arrived(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -132,11 +166,14 @@ func (t *Table) Admit(ctx context.Context, find func(*Table) (*Route, bool), min
 	switch {
 	case refusal == nil:
 		return r, nil
-	case later:
-		return t.hold(ctx, r.CompanyID, minSchema)
-	default:
+	case !later:
 		return nil, refusal
 	}
+	// What it is held for is told by the stream, which may not have told of it at all.
+	if _, ok := t.wait(ctx, c); !ok {
+		return nil, refusal
+	}
+	return t.hold(ctx, r.CompanyID, minSchema)
 }
 
 // admits tells whether a call may go to where the route leads, and if not, why, and whether that will pass by itself.
@@ -163,29 +200,37 @@ func unknown() *fault.Error {
 }
 
 // arrived returns a company's route, whatever its state.
-func (t *Table) arrived(ctx context.Context, find func(*Table) (*Route, bool)) (*Route, error) {
-	r, ok := find(t)
-	if !ok {
-		if r, ok = t.wait(ctx, find); !ok {
-			select {
-			case <-t.ready:
-				return nil, unknown()
-			default:
-				return nil, fault.New(codes.Unavailable, fault.CompanyNotReady, "this gateway does not know the companies yet").RetryIn(arrival)
-			}
-		}
+func (t *Table) arrived(ctx context.Context, c Company) (*Route, error) {
+	if r, ok := t.Find(c); ok {
+		return r, nil
 	}
-	return r, nil
+	select {
+	case <-t.ready:
+		r, err := t.ask(ctx, c)
+		if r != nil || ctx.Err() != nil || fault.HasReason(err, fault.CompanyNotFound) {
+			return r, err
+		}
+	default:
+	}
+	if r, ok := t.wait(ctx, c); ok {
+		return r, nil
+	}
+	select {
+	case <-t.ready:
+		return nil, unknown()
+	default:
+		return nil, fault.New(codes.Unavailable, fault.CompanyNotReady, "this gateway does not know the companies yet").RetryIn(arrival)
+	}
 }
 
-func (t *Table) wait(ctx context.Context, find func(*Table) (*Route, bool)) (*Route, bool) {
+func (t *Table) wait(ctx context.Context, c Company) (*Route, bool) {
 	patience := time.NewTimer(arrival)
 	defer patience.Stop()
 	for {
 		t.mu.Lock()
 		changed := t.changed
 		t.mu.Unlock()
-		if r, ok := find(t); ok {
+		if r, ok := t.Find(c); ok {
 			return r, true
 		}
 		select {

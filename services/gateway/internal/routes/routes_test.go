@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,6 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type registry struct {
 	registryv1.UnimplementedRouteServiceServer
 	streams chan *stream
+	asked   atomic.Pointer[asked]
 }
 
 type stream struct {
@@ -144,7 +146,7 @@ const (
 )
 
 // eventually waits for what arrives by the stream.
-func eventually(t *testing.T, f func() bool) {
+func eventually(t testing.TB, f func() bool) {
 	t.Helper()
 	require.Eventually(t, f, 30*time.Second, time.Millisecond)
 }
@@ -163,7 +165,7 @@ func TestASnapshotCountsOnceItIsWholeAndChangesFollow(t *testing.T) {
 	s.say <- &registryv1.WatchRoutesResponse{Sequence: 7, Event: &registryv1.WatchRoutesResponse_SnapshotStart{SnapshotStart: &registryv1.SnapshotStart{}}}
 	s.say <- &registryv1.WatchRoutesResponse{Sequence: 7, Event: &registryv1.WatchRoutesResponse_Routes{Routes: &registryv1.RouteBatch{Routes: []*registryv1.Route{route(a, "a", 1, active)}}}}
 	require.False(t, f.knows("a"))
-	_, err := f.table.Open(t.Context(), func(t *routes.Table) (*routes.Route, bool) { return t.BySlug("a") })
+	_, err := f.table.Open(t.Context(), routes.Named("a"))
 	require.True(t, fault.HasReason(err, fault.CompanyNotReady), "%v", err)
 	s.end(7)
 	<-f.table.Ready()
@@ -247,7 +249,7 @@ func TestOpenSaysWhyACompanyIsNotServedAndWaitsForOneThatIsOnItsWay(t *testing.T
 	s.snapshot(1, route(uuid.New(), "closed", 1, suspended), route(uuid.New(), "held", 1, registryv1.CompanyState_COMPANY_STATE_MAINTENANCE))
 	<-f.table.Ready()
 	open := func(slug string) error {
-		_, err := f.table.Open(t.Context(), func(t *routes.Table) (*routes.Route, bool) { return t.BySlug(slug) })
+		_, err := f.table.Open(t.Context(), routes.Named(slug))
 		return err
 	}
 	for slug, reason := range map[string]string{"closed": fault.CompanySuspended, "held": fault.TenantMaintenance, "nobody": fault.CompanyNotFound} {

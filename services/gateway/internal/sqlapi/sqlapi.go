@@ -8,7 +8,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgconn"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -59,12 +58,6 @@ func New(table *routes.Table, pools *conns.Pools, target func(*routes.Route) (co
 // names another one gets TENANT_MISMATCH, whether it exists or not.
 func (s *Service) route(ctx context.Context, named string) (*routes.Route, error) {
 	caller := identity.FromContext(ctx)
-	byName := func(t *routes.Table) (*routes.Route, bool) {
-		if id, err := uuid.Parse(named); err == nil {
-			return t.ByID(id)
-		}
-		return t.BySlug(named)
-	}
 	if !caller.IsTenant() {
 		if named == "" {
 			return nil, fault.Invalid("company", "got nothing, want the id or slug of a company, since the caller belongs to none")
@@ -74,15 +67,15 @@ func (s *Service) route(ctx context.Context, named string) (*routes.Route, error
 		if err != nil {
 			return nil, err
 		}
-		return s.routes.Admit(ctx, byName, minSchema)
+		return s.routes.Admit(ctx, routes.Named(named), minSchema)
 	}
 	if named != "" {
-		if r, ok := byName(s.routes); !ok || r.CompanyID != caller.CompanyID {
+		if r, ok := s.routes.Find(routes.Named(named)); !ok || r.CompanyID != caller.CompanyID {
 			return nil, fault.New(codes.PermissionDenied, fault.TenantMismatch, "the request names company %q, and the credential is another's", named)
 		}
 	}
 	// What the call wants of the schema was looked at when the caller was.
-	return s.routes.Admit(ctx, func(t *routes.Table) (*routes.Route, bool) { return t.ByID(caller.CompanyID) }, "")
+	return s.routes.Admit(ctx, routes.ID(caller.CompanyID), "")
 }
 
 // tries is how many connections that turn out to be of no use are given up before a call is.

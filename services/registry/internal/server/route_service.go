@@ -33,6 +33,17 @@ func (s routeService) ResolveCredential(ctx context.Context, r *registryv1.Resol
 	return &registryv1.ResolveCredentialResponse{ApiKeyId: k.ID.String(), CompanyId: k.Company.String(), Roles: k.Roles, ExpireTime: timestamp(k.Expires)}, nil
 }
 
+// Heartbeat implements the contract.
+func (s routeService) Heartbeat(ctx context.Context, r *registryv1.HeartbeatRequest) (*registryv1.HeartbeatResponse, error) {
+	return s.store.Heartbeat(ctx, s.lease, r)
+}
+
+// ResolveRoute implements the contract.
+func (s routeService) ResolveRoute(ctx context.Context, r *registryv1.ResolveRouteRequest) (*registryv1.ResolveRouteResponse, error) {
+	route, err := s.store.Route(ctx, r.GetCompany())
+	return &registryv1.ResolveRouteResponse{Route: route}, err
+}
+
 func timestamp(t *time.Time) *timestamppb.Timestamp {
 	if t == nil {
 		return nil

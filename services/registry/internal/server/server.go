@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"time"
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
@@ -25,11 +26,12 @@ type Server struct {
 	hasher   *credential.Hasher
 	signer   *token.Signer
 	verifier *token.Verifier
+	lease    time.Duration
 }
 
-// New returns the services on a store.
-func New(s *store.Store, f *feed.Feed, hasher *credential.Hasher, signer *token.Signer) *Server {
-	return &Server{store: s, feed: f, hasher: hasher, signer: signer, verifier: token.NewVerifier(signer.Keys()...)}
+// New returns the services on a store. lease is how long a gateway has its shares without a heartbeat.
+func New(s *store.Store, f *feed.Feed, hasher *credential.Hasher, signer *token.Signer, lease time.Duration) *Server {
+	return &Server{store: s, feed: f, hasher: hasher, signer: signer, verifier: token.NewVerifier(signer.Keys()...), lease: lease}
 }
 
 // Register registers every service.

@@ -33,6 +33,19 @@ func scanRoute(row pgx.Row) (*registryv1.Route, error) {
 	return r, nil
 }
 
+// Route returns a company's route as it now is: NOT_FOUND `COMPANY_NOT_FOUND`, also for one that gateways do not know of.
+func (s *Store) Route(ctx context.Context, company string) (*registryv1.Route, error) {
+	id, err := s.CompanyID(ctx, company)
+	if err != nil {
+		return nil, err
+	}
+	route, err := scanRoute(s.pool.QueryRow(ctx, selectRoute+" WHERE c.id = $1 AND c.state IN "+routed, id))
+	if none(err) {
+		err = companyNotFound(company)
+	}
+	return route, err
+}
+
 // appendRoute tells the gateways a company's route as it now is, or that it is no more.
 func appendRoute(ctx context.Context, tx pgx.Tx, company uuid.UUID) error {
 	return appendRoutes(ctx, tx, []uuid.UUID{company})

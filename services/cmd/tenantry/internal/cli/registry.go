@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -14,7 +15,8 @@ import (
 type registryCmd struct {
 	serverFlags   `set:"port=7401"`
 	databaseFlags `set:"service=REGISTRY"`
-	SigningKey    []string `name:"signing-key" required:"" type:"path" placeholder:"FILE" env:"TENANTRY_SIGNING_KEYS" help:"Ed25519 key in PEM that access tokens are signed with. Repeat it to rotate: the first signs, all verify."`
+	SigningKey    []string      `name:"signing-key" required:"" type:"path" placeholder:"FILE" env:"TENANTRY_SIGNING_KEYS" help:"Ed25519 key in PEM that access tokens are signed with. Repeat it to rotate: the first signs, all verify."`
+	GatewayLease  time.Duration `name:"gateway-lease" placeholder:"DURATION" env:"TENANTRY_GATEWAY_LEASE" help:"How long a gateway keeps its shares of the connection budgets when it is not heard of. Default: the registry's own."`
 }
 
 // Help is the long help.
@@ -35,7 +37,7 @@ func (c *registryCmd) Run(ctx context.Context) error {
 		return err
 	}
 	return c.serve(ctx, func(ctx context.Context, log *zap.Logger, m *metrics.Metrics) (service, error) {
-		return registry.New(ctx, registry.Config{TLS: c.tls(), DSN: dsn, SigningKeys: c.SigningKey, Metrics: m, Logger: log})
+		return registry.New(ctx, registry.Config{TLS: c.tls(), DSN: dsn, SigningKeys: c.SigningKey, GatewayLease: c.GatewayLease, Metrics: m, Logger: log})
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -28,7 +29,7 @@ type WatchRoutesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Newest sequence the caller has applied; 0 asks for a snapshot.
 	ResumeAfter int64 `protobuf:"varint,1,opt,name=resume_after,json=resumeAfter,proto3" json:"resume_after,omitempty"`
-	// Name of this gateway copy, for logs and, later, its share of the connection budget.
+	// Name of this gateway copy, for logs.
 	Instance      string `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -780,11 +781,413 @@ func (x *ResolveCredentialResponse) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// HeartbeatRequest says how a gateway copy does.
+type HeartbeatRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of this gateway copy, which no other that lives has: a lease that the same name began later ends one that is silent.
+	Instance string `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	// The lease's id, made by the copy when it starts.
+	LeaseId string `protobuf:"bytes,2,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
+	// Counts the heartbeats of this lease; each try is one.
+	Beat int64 `protobuf:"varint,3,opt,name=beat,proto3" json:"beat,omitempty"`
+	// Clusters that it has a share of, or connections to.
+	Clusters []*ClusterUse `protobuf:"bytes,4,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// How long a connection may still be in use after its share has shrunk.
+	LongestCall *durationpb.Duration `protobuf:"bytes,5,opt,name=longest_call,json=longestCall,proto3" json:"longest_call,omitempty"`
+	// It stops and has closed all its connections: its lease ends.
+	Leaving       bool `protobuf:"varint,6,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeartbeatRequest) Reset() {
+	*x = HeartbeatRequest{}
+	mi := &file_tenantry_registry_v1_route_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeartbeatRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeartbeatRequest) ProtoMessage() {}
+
+func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_route_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeartbeatRequest.ProtoReflect.Descriptor instead.
+func (*HeartbeatRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_route_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *HeartbeatRequest) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *HeartbeatRequest) GetLeaseId() string {
+	if x != nil {
+		return x.LeaseId
+	}
+	return ""
+}
+
+func (x *HeartbeatRequest) GetBeat() int64 {
+	if x != nil {
+		return x.Beat
+	}
+	return 0
+}
+
+func (x *HeartbeatRequest) GetClusters() []*ClusterUse {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+func (x *HeartbeatRequest) GetLongestCall() *durationpb.Duration {
+	if x != nil {
+		return x.LongestCall
+	}
+	return nil
+}
+
+func (x *HeartbeatRequest) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
+}
+
+// ClusterUse is how a gateway copy uses one cluster.
+type ClusterUse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster's name.
+	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Share that it keeps to.
+	Share int32 `protobuf:"varint,2,opt,name=share,proto3" json:"share,omitempty"`
+	// Connections that the server may see. More than the share only while a smaller share is new.
+	Open int32 `protobuf:"varint,3,opt,name=open,proto3" json:"open,omitempty"`
+	// Those of them that are in use.
+	Used int32 `protobuf:"varint,4,opt,name=used,proto3" json:"used,omitempty"`
+	// Calls that wait for one.
+	Waiting       int32 `protobuf:"varint,5,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterUse) Reset() {
+	*x = ClusterUse{}
+	mi := &file_tenantry_registry_v1_route_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterUse) ProtoMessage() {}
+
+func (x *ClusterUse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_route_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterUse.ProtoReflect.Descriptor instead.
+func (*ClusterUse) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_route_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ClusterUse) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ClusterUse) GetShare() int32 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *ClusterUse) GetOpen() int32 {
+	if x != nil {
+		return x.Open
+	}
+	return 0
+}
+
+func (x *ClusterUse) GetUsed() int32 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *ClusterUse) GetWaiting() int32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+// HeartbeatResponse carries a copy's shares, and for how long it has them.
+type HeartbeatResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Every cluster. A copy has no share of one that is not here.
+	Clusters []*ClusterShare `protobuf:"bytes,1,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// How long the shares are its own without another heartbeat.
+	LeaseDuration *durationpb.Duration `protobuf:"bytes,2,opt,name=lease_duration,json=leaseDuration,proto3" json:"lease_duration,omitempty"`
+	// Most of each share that is its own after that.
+	AloneShare int32 `protobuf:"varint,3,opt,name=alone_share,json=aloneShare,proto3" json:"alone_share,omitempty"`
+	// How long it has that, also counted from this heartbeat.
+	ForgetDuration *durationpb.Duration `protobuf:"bytes,4,opt,name=forget_duration,json=forgetDuration,proto3" json:"forget_duration,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *HeartbeatResponse) Reset() {
+	*x = HeartbeatResponse{}
+	mi := &file_tenantry_registry_v1_route_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeartbeatResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeartbeatResponse) ProtoMessage() {}
+
+func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_route_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeartbeatResponse.ProtoReflect.Descriptor instead.
+func (*HeartbeatResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_route_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *HeartbeatResponse) GetClusters() []*ClusterShare {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+func (x *HeartbeatResponse) GetLeaseDuration() *durationpb.Duration {
+	if x != nil {
+		return x.LeaseDuration
+	}
+	return nil
+}
+
+func (x *HeartbeatResponse) GetAloneShare() int32 {
+	if x != nil {
+		return x.AloneShare
+	}
+	return 0
+}
+
+func (x *HeartbeatResponse) GetForgetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.ForgetDuration
+	}
+	return nil
+}
+
+// ClusterShare is a copy's part of one cluster's budget.
+type ClusterShare struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster's name.
+	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Connections that the copy may have.
+	Share int32 `protobuf:"varint,2,opt,name=share,proto3" json:"share,omitempty"`
+	// Connections that all copies together may have.
+	Budget        int32 `protobuf:"varint,3,opt,name=budget,proto3" json:"budget,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterShare) Reset() {
+	*x = ClusterShare{}
+	mi := &file_tenantry_registry_v1_route_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterShare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterShare) ProtoMessage() {}
+
+func (x *ClusterShare) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_route_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterShare.ProtoReflect.Descriptor instead.
+func (*ClusterShare) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_route_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ClusterShare) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ClusterShare) GetShare() int32 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *ClusterShare) GetBudget() int32 {
+	if x != nil {
+		return x.Budget
+	}
+	return 0
+}
+
+// ResolveRouteRequest names a company.
+type ResolveRouteRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id or slug.
+	Company       string `protobuf:"bytes,1,opt,name=company,proto3" json:"company,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveRouteRequest) Reset() {
+	*x = ResolveRouteRequest{}
+	mi := &file_tenantry_registry_v1_route_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveRouteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveRouteRequest) ProtoMessage() {}
+
+func (x *ResolveRouteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_route_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveRouteRequest.ProtoReflect.Descriptor instead.
+func (*ResolveRouteRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_route_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ResolveRouteRequest) GetCompany() string {
+	if x != nil {
+		return x.Company
+	}
+	return ""
+}
+
+// ResolveRouteResponse carries the route.
+type ResolveRouteResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The route.
+	Route         *Route `protobuf:"bytes,1,opt,name=route,proto3" json:"route,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveRouteResponse) Reset() {
+	*x = ResolveRouteResponse{}
+	mi := &file_tenantry_registry_v1_route_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveRouteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveRouteResponse) ProtoMessage() {}
+
+func (x *ResolveRouteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_route_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveRouteResponse.ProtoReflect.Descriptor instead.
+func (*ResolveRouteResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_route_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ResolveRouteResponse) GetRoute() *Route {
+	if x != nil {
+		return x.Route
+	}
+	return nil
+}
+
 var File_tenantry_registry_v1_route_proto protoreflect.FileDescriptor
 
 const file_tenantry_registry_v1_route_proto_rawDesc = "" +
 	"\n" +
-	" tenantry/registry/v1/route.proto\x12\x14tenantry.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"tenantry/registry/v1/cluster.proto\x1a\"tenantry/registry/v1/company.proto\"h\n" +
+	" tenantry/registry/v1/route.proto\x12\x14tenantry.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"tenantry/registry/v1/cluster.proto\x1a\"tenantry/registry/v1/company.proto\"h\n" +
 	"\x12WatchRoutesRequest\x12*\n" +
 	"\fresume_after\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\vresumeAfter\x12&\n" +
 	"\binstance\x18\x02 \x01(\tB\n" +
@@ -840,10 +1243,42 @@ const file_tenantry_registry_v1_route_proto_rawDesc = "" +
 	"company_id\x18\x02 \x01(\tR\tcompanyId\x12\x14\n" +
 	"\x05roles\x18\x03 \x03(\tR\x05roles\x12;\n" +
 	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime2\xea\x01\n" +
+	"expireTime\"\x9c\x03\n" +
+	"\x10HeartbeatRequest\x12&\n" +
+	"\binstance\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\binstance\x12#\n" +
+	"\blease_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aleaseId\x12\x1b\n" +
+	"\x04beat\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x01R\x04beat\x12\xb3\x01\n" +
+	"\bclusters\x18\x04 \x03(\v2 .tenantry.registry.v1.ClusterUseBu\xbaHr\xba\x01i\n" +
+	"\x19heartbeat.clusters.unique\x12+got a cluster twice, want each at most once\x1a\x1fthis.map(c, c.cluster).unique()\x92\x01\x03\x10\x90NR\bclusters\x12N\n" +
+	"\flongest_call\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xc8\x01\x01\xaa\x01\a\"\x03\b\x90\x1c2\x00R\vlongestCall\x12\x18\n" +
+	"\aleaving\x18\x06 \x01(\bR\aleaving\"\xdd\x01\n" +
+	"\n" +
+	"ClusterUse\x12B\n" +
+	"\acluster\x18\x01 \x01(\tB(\xbaH%r#2!^[a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\acluster\x12!\n" +
+	"\x05share\x18\x02 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xa0\x8d\x06(\x00R\x05share\x12\x1f\n" +
+	"\x04open\x18\x03 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xa0\x8d\x06(\x00R\x04open\x12\x1f\n" +
+	"\x04used\x18\x04 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xa0\x8d\x06(\x00R\x04used\x12&\n" +
+	"\awaiting\x18\x05 \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xad\xe2\x04(\x00R\awaiting\"\xfa\x01\n" +
+	"\x11HeartbeatResponse\x12>\n" +
+	"\bclusters\x18\x01 \x03(\v2\".tenantry.registry.v1.ClusterShareR\bclusters\x12@\n" +
+	"\x0elease_duration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\x12\x1f\n" +
+	"\valone_share\x18\x03 \x01(\x05R\n" +
+	"aloneShare\x12B\n" +
+	"\x0fforget_duration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x0eforgetDuration\"V\n" +
+	"\fClusterShare\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
+	"\x05share\x18\x02 \x01(\x05R\x05share\x12\x16\n" +
+	"\x06budget\x18\x03 \x01(\x05R\x06budget\":\n" +
+	"\x13ResolveRouteRequest\x12#\n" +
+	"\acompany\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\acompany\"I\n" +
+	"\x14ResolveRouteResponse\x121\n" +
+	"\x05route\x18\x01 \x01(\v2\x1b.tenantry.registry.v1.RouteR\x05route2\xaf\x03\n" +
 	"\fRouteService\x12d\n" +
 	"\vWatchRoutes\x12(.tenantry.registry.v1.WatchRoutesRequest\x1a).tenantry.registry.v1.WatchRoutesResponse0\x01\x12t\n" +
-	"\x11ResolveCredential\x12..tenantry.registry.v1.ResolveCredentialRequest\x1a/.tenantry.registry.v1.ResolveCredentialResponseB\xe3\x01\n" +
+	"\x11ResolveCredential\x12..tenantry.registry.v1.ResolveCredentialRequest\x1a/.tenantry.registry.v1.ResolveCredentialResponse\x12\\\n" +
+	"\tHeartbeat\x12&.tenantry.registry.v1.HeartbeatRequest\x1a'.tenantry.registry.v1.HeartbeatResponse\x12e\n" +
+	"\fResolveRoute\x12).tenantry.registry.v1.ResolveRouteRequest\x1a*.tenantry.registry.v1.ResolveRouteResponseB\xe3\x01\n" +
 	"\x18com.tenantry.registry.v1B\n" +
 	"RouteProtoP\x01ZIgithub.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1;registryv1\xa2\x02\x03TRX\xaa\x02\x14Tenantry.Registry.V1\xca\x02\x14Tenantry\\Registry\\V1\xe2\x02 Tenantry\\Registry\\V1\\GPBMetadata\xea\x02\x16Tenantry::Registry::V1b\x06proto3"
 
@@ -859,7 +1294,7 @@ func file_tenantry_registry_v1_route_proto_rawDescGZIP() []byte {
 	return file_tenantry_registry_v1_route_proto_rawDescData
 }
 
-var file_tenantry_registry_v1_route_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_tenantry_registry_v1_route_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_tenantry_registry_v1_route_proto_goTypes = []any{
 	(*WatchRoutesRequest)(nil),        // 0: tenantry.registry.v1.WatchRoutesRequest
 	(*WatchRoutesResponse)(nil),       // 1: tenantry.registry.v1.WatchRoutesResponse
@@ -872,33 +1307,50 @@ var file_tenantry_registry_v1_route_proto_goTypes = []any{
 	(*Checkpoint)(nil),                // 8: tenantry.registry.v1.Checkpoint
 	(*ResolveCredentialRequest)(nil),  // 9: tenantry.registry.v1.ResolveCredentialRequest
 	(*ResolveCredentialResponse)(nil), // 10: tenantry.registry.v1.ResolveCredentialResponse
-	(*Cluster)(nil),                   // 11: tenantry.registry.v1.Cluster
-	(CompanyState)(0),                 // 12: tenantry.registry.v1.CompanyState
-	(*timestamppb.Timestamp)(nil),     // 13: google.protobuf.Timestamp
+	(*HeartbeatRequest)(nil),          // 11: tenantry.registry.v1.HeartbeatRequest
+	(*ClusterUse)(nil),                // 12: tenantry.registry.v1.ClusterUse
+	(*HeartbeatResponse)(nil),         // 13: tenantry.registry.v1.HeartbeatResponse
+	(*ClusterShare)(nil),              // 14: tenantry.registry.v1.ClusterShare
+	(*ResolveRouteRequest)(nil),       // 15: tenantry.registry.v1.ResolveRouteRequest
+	(*ResolveRouteResponse)(nil),      // 16: tenantry.registry.v1.ResolveRouteResponse
+	(*Cluster)(nil),                   // 17: tenantry.registry.v1.Cluster
+	(CompanyState)(0),                 // 18: tenantry.registry.v1.CompanyState
+	(*timestamppb.Timestamp)(nil),     // 19: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 20: google.protobuf.Duration
 }
 var file_tenantry_registry_v1_route_proto_depIdxs = []int32{
 	2,  // 0: tenantry.registry.v1.WatchRoutesResponse.snapshot_start:type_name -> tenantry.registry.v1.SnapshotStart
 	4,  // 1: tenantry.registry.v1.WatchRoutesResponse.routes:type_name -> tenantry.registry.v1.RouteBatch
 	3,  // 2: tenantry.registry.v1.WatchRoutesResponse.snapshot_end:type_name -> tenantry.registry.v1.SnapshotEnd
 	5,  // 3: tenantry.registry.v1.WatchRoutesResponse.route:type_name -> tenantry.registry.v1.Route
-	11, // 4: tenantry.registry.v1.WatchRoutesResponse.cluster:type_name -> tenantry.registry.v1.Cluster
+	17, // 4: tenantry.registry.v1.WatchRoutesResponse.cluster:type_name -> tenantry.registry.v1.Cluster
 	7,  // 5: tenantry.registry.v1.WatchRoutesResponse.credentials_revoked:type_name -> tenantry.registry.v1.CredentialsRevoked
 	8,  // 6: tenantry.registry.v1.WatchRoutesResponse.checkpoint:type_name -> tenantry.registry.v1.Checkpoint
 	6,  // 7: tenantry.registry.v1.WatchRoutesResponse.route_removed:type_name -> tenantry.registry.v1.RouteRemoved
 	5,  // 8: tenantry.registry.v1.RouteBatch.routes:type_name -> tenantry.registry.v1.Route
-	12, // 9: tenantry.registry.v1.Route.state:type_name -> tenantry.registry.v1.CompanyState
-	13, // 10: tenantry.registry.v1.CredentialsRevoked.forget_time:type_name -> google.protobuf.Timestamp
-	13, // 11: tenantry.registry.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
-	13, // 12: tenantry.registry.v1.ResolveCredentialResponse.expire_time:type_name -> google.protobuf.Timestamp
-	0,  // 13: tenantry.registry.v1.RouteService.WatchRoutes:input_type -> tenantry.registry.v1.WatchRoutesRequest
-	9,  // 14: tenantry.registry.v1.RouteService.ResolveCredential:input_type -> tenantry.registry.v1.ResolveCredentialRequest
-	1,  // 15: tenantry.registry.v1.RouteService.WatchRoutes:output_type -> tenantry.registry.v1.WatchRoutesResponse
-	10, // 16: tenantry.registry.v1.RouteService.ResolveCredential:output_type -> tenantry.registry.v1.ResolveCredentialResponse
-	15, // [15:17] is the sub-list for method output_type
-	13, // [13:15] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	18, // 9: tenantry.registry.v1.Route.state:type_name -> tenantry.registry.v1.CompanyState
+	19, // 10: tenantry.registry.v1.CredentialsRevoked.forget_time:type_name -> google.protobuf.Timestamp
+	19, // 11: tenantry.registry.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
+	19, // 12: tenantry.registry.v1.ResolveCredentialResponse.expire_time:type_name -> google.protobuf.Timestamp
+	12, // 13: tenantry.registry.v1.HeartbeatRequest.clusters:type_name -> tenantry.registry.v1.ClusterUse
+	20, // 14: tenantry.registry.v1.HeartbeatRequest.longest_call:type_name -> google.protobuf.Duration
+	14, // 15: tenantry.registry.v1.HeartbeatResponse.clusters:type_name -> tenantry.registry.v1.ClusterShare
+	20, // 16: tenantry.registry.v1.HeartbeatResponse.lease_duration:type_name -> google.protobuf.Duration
+	20, // 17: tenantry.registry.v1.HeartbeatResponse.forget_duration:type_name -> google.protobuf.Duration
+	5,  // 18: tenantry.registry.v1.ResolveRouteResponse.route:type_name -> tenantry.registry.v1.Route
+	0,  // 19: tenantry.registry.v1.RouteService.WatchRoutes:input_type -> tenantry.registry.v1.WatchRoutesRequest
+	9,  // 20: tenantry.registry.v1.RouteService.ResolveCredential:input_type -> tenantry.registry.v1.ResolveCredentialRequest
+	11, // 21: tenantry.registry.v1.RouteService.Heartbeat:input_type -> tenantry.registry.v1.HeartbeatRequest
+	15, // 22: tenantry.registry.v1.RouteService.ResolveRoute:input_type -> tenantry.registry.v1.ResolveRouteRequest
+	1,  // 23: tenantry.registry.v1.RouteService.WatchRoutes:output_type -> tenantry.registry.v1.WatchRoutesResponse
+	10, // 24: tenantry.registry.v1.RouteService.ResolveCredential:output_type -> tenantry.registry.v1.ResolveCredentialResponse
+	13, // 25: tenantry.registry.v1.RouteService.Heartbeat:output_type -> tenantry.registry.v1.HeartbeatResponse
+	16, // 26: tenantry.registry.v1.RouteService.ResolveRoute:output_type -> tenantry.registry.v1.ResolveRouteResponse
+	23, // [23:27] is the sub-list for method output_type
+	19, // [19:23] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_tenantry_registry_v1_route_proto_init() }
@@ -924,7 +1376,7 @@ func file_tenantry_registry_v1_route_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenantry_registry_v1_route_proto_rawDesc), len(file_tenantry_registry_v1_route_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

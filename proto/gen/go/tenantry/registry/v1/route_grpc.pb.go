@@ -21,6 +21,8 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	RouteService_WatchRoutes_FullMethodName       = "/tenantry.registry.v1.RouteService/WatchRoutes"
 	RouteService_ResolveCredential_FullMethodName = "/tenantry.registry.v1.RouteService/ResolveCredential"
+	RouteService_Heartbeat_FullMethodName         = "/tenantry.registry.v1.RouteService/Heartbeat"
+	RouteService_ResolveRoute_FullMethodName      = "/tenantry.registry.v1.RouteService/ResolveRoute"
 )
 
 // RouteServiceClient is the client API for RouteService service.
@@ -37,6 +39,17 @@ type RouteServiceClient interface {
 	// ResolveCredential tells whose an API key is, by the key's hash. Repeatable; the answer may be kept until the stream
 	// revokes it. UNAUTHENTICATED `CREDENTIALS_INVALID` for an unknown, revoked or expired key.
 	ResolveCredential(ctx context.Context, in *ResolveCredentialRequest, opts ...grpc.CallOption) (*ResolveCredentialResponse, error)
+	// Heartbeat tells how a gateway copy uses its shares of the clusters' connection budgets and returns those that it has
+	// from now on, for every cluster; the first one begins its lease. Shares of all copies together never pass a budget: what
+	// one had counts as its own until it said, with its smaller share in hand, that no more connections than that are open.
+	//
+	// A copy that is not heard of keeps its shares for `lease_duration`, then `alone_share` of each, and after
+	// `forget_duration` nothing, counted from when it sent the last heartbeat that was answered; the registry counts from
+	// when that came, and `longest_call` longer. Repeatable: a `beat` that is not newer than the last one changes nothing.
+	Heartbeat(ctx context.Context, in *HeartbeatRequest, opts ...grpc.CallOption) (*HeartbeatResponse, error)
+	// ResolveRoute returns one company's route as it is now, for a gateway that the stream has not told of it yet.
+	// Repeatable. NOT_FOUND `COMPANY_NOT_FOUND` when there is no such company, or it has no route.
+	ResolveRoute(ctx context.Context, in *ResolveRouteRequest, opts ...grpc.CallOption) (*ResolveRouteResponse, error)
 }
 
 type routeServiceClient struct {
@@ -76,6 +89,26 @@ func (c *routeServiceClient) ResolveCredential(ctx context.Context, in *ResolveC
 	return out, nil
 }
 
+func (c *routeServiceClient) Heartbeat(ctx context.Context, in *HeartbeatRequest, opts ...grpc.CallOption) (*HeartbeatResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HeartbeatResponse)
+	err := c.cc.Invoke(ctx, RouteService_Heartbeat_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *routeServiceClient) ResolveRoute(ctx context.Context, in *ResolveRouteRequest, opts ...grpc.CallOption) (*ResolveRouteResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResolveRouteResponse)
+	err := c.cc.Invoke(ctx, RouteService_ResolveRoute_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RouteServiceServer is the server API for RouteService service.
 // All implementations must embed UnimplementedRouteServiceServer
 // for forward compatibility.
@@ -90,6 +123,17 @@ type RouteServiceServer interface {
 	// ResolveCredential tells whose an API key is, by the key's hash. Repeatable; the answer may be kept until the stream
 	// revokes it. UNAUTHENTICATED `CREDENTIALS_INVALID` for an unknown, revoked or expired key.
 	ResolveCredential(context.Context, *ResolveCredentialRequest) (*ResolveCredentialResponse, error)
+	// Heartbeat tells how a gateway copy uses its shares of the clusters' connection budgets and returns those that it has
+	// from now on, for every cluster; the first one begins its lease. Shares of all copies together never pass a budget: what
+	// one had counts as its own until it said, with its smaller share in hand, that no more connections than that are open.
+	//
+	// A copy that is not heard of keeps its shares for `lease_duration`, then `alone_share` of each, and after
+	// `forget_duration` nothing, counted from when it sent the last heartbeat that was answered; the registry counts from
+	// when that came, and `longest_call` longer. Repeatable: a `beat` that is not newer than the last one changes nothing.
+	Heartbeat(context.Context, *HeartbeatRequest) (*HeartbeatResponse, error)
+	// ResolveRoute returns one company's route as it is now, for a gateway that the stream has not told of it yet.
+	// Repeatable. NOT_FOUND `COMPANY_NOT_FOUND` when there is no such company, or it has no route.
+	ResolveRoute(context.Context, *ResolveRouteRequest) (*ResolveRouteResponse, error)
 	mustEmbedUnimplementedRouteServiceServer()
 }
 
@@ -105,6 +149,12 @@ func (UnimplementedRouteServiceServer) WatchRoutes(*WatchRoutesRequest, grpc.Ser
 }
 func (UnimplementedRouteServiceServer) ResolveCredential(context.Context, *ResolveCredentialRequest) (*ResolveCredentialResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResolveCredential not implemented")
+}
+func (UnimplementedRouteServiceServer) Heartbeat(context.Context, *HeartbeatRequest) (*HeartbeatResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Heartbeat not implemented")
+}
+func (UnimplementedRouteServiceServer) ResolveRoute(context.Context, *ResolveRouteRequest) (*ResolveRouteResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResolveRoute not implemented")
 }
 func (UnimplementedRouteServiceServer) mustEmbedUnimplementedRouteServiceServer() {}
 func (UnimplementedRouteServiceServer) testEmbeddedByValue()                      {}
@@ -156,6 +206,42 @@ func _RouteService_ResolveCredential_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RouteService_Heartbeat_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HeartbeatRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouteServiceServer).Heartbeat(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouteService_Heartbeat_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouteServiceServer).Heartbeat(ctx, req.(*HeartbeatRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RouteService_ResolveRoute_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResolveRouteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouteServiceServer).ResolveRoute(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouteService_ResolveRoute_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouteServiceServer).ResolveRoute(ctx, req.(*ResolveRouteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RouteService_ServiceDesc is the grpc.ServiceDesc for RouteService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -166,6 +252,14 @@ var RouteService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ResolveCredential",
 			Handler:    _RouteService_ResolveCredential_Handler,
+		},
+		{
+			MethodName: "Heartbeat",
+			Handler:    _RouteService_Heartbeat_Handler,
+		},
+		{
+			MethodName: "ResolveRoute",
+			Handler:    _RouteService_ResolveRoute_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
