@@ -85,6 +85,15 @@ func TestAnOperatorReadsTheWholeFleetAndChangesNothing(t *testing.T) {
 		require.Equal(t, "operator/dev", e.GetActor())
 		require.Equal(t, map[string]string{"sql": "SELECT replace(name, 'A', '') AS name, NULL::int AS n, $1::text AS p FROM people ORDER BY name", "tenants": "3",
 			"params": `["x"]`, "selector": `{"cluster":"","companies":null}`}, e.GetDetails())
+
+		typed, err := query(&gatewayv1.FleetSqlServiceQueryRequest{Sql: "SELECT $1::int2 + 1", Params: []*gatewayv1.Value{{Value: &gatewayv1.Value_Integer{Integer: 41}}}})
+		require.NoError(t, err)
+		require.Equal(t, "42", typed["moon"].GetRows()[0].GetValues()[0].GetText())
+		events, err = audit.ListEvents(t.Context(), &registryv1.ListEventsRequest{Action: "fleet.queried", PageSize: 1})
+		require.NoError(t, err)
+		require.Equal(t, `["41"]`, events.GetEvents()[0].GetDetails()["params"])
+		_, err = query(&gatewayv1.FleetSqlServiceQueryRequest{Sql: "SELECT $1::json", Params: []*gatewayv1.Value{{Value: &gatewayv1.Value_Json{Json: "{"}}}})
+		require.Equal(t, "params[0].json", requireReason(t, err, codes.InvalidArgument, fault.FieldInvalid).Metadata["field"])
 	})
 
 	t.Run("nothing can be changed", func(t *testing.T) {

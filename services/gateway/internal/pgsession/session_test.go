@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -136,6 +137,45 @@ func TestOneStatementIsOneRoundTripAndIsPreparedOnce(t *testing.T) {
 	require.True(t, some.stopped)
 	_, err = run(t, s, Call{Statements: []Statement{statement("-- nothing")}})
 	require.NoError(t, err)
+}
+
+// counted counts what is written to a connection, and when.
+type counted struct {
+	net.Conn
+	writes int
+}
+
+func (c *counted) Write(b []byte) (int, error) {
+	c.writes++
+	return c.Conn.Write(b)
+}
+
+func TestATransactionWithSettingsIsSentAtOnce(t *testing.T) {
+	t.Parallel()
+	cfg, err := pgconn.ParseConfig(pgtest.Database(t))
+	require.NoError(t, err)
+	var wire *counted
+	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		wire = &counted{Conn: conn}
+		return wire, err
+	}
+	conn, err := pgconn.ConnectConfig(t.Context(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		require.NoError(t, conn.Close(ctx))
+	})
+	s := New(conn, &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: time.Second})
+	for range 2 {
+		before := wire.writes
+		call := Call{Begin: "BEGIN READ ONLY", Settings: [][2]string{{"tenantry.user_id", "u"}}, End: "COMMIT", Statements: []Statement{statement("SELECT current_setting('tenantry.user_id')")}}
+		out := &collected{}
+		require.NoError(t, s.Run(t.Context(), call, out))
+		require.Equal(t, []string{"u"}, out.rows)
+		require.Equal(t, before+1, wire.writes)
+	}
 }
 
 func TestATransactionOfManyStatementsIsAllOrNothing(t *testing.T) {
@@ -375,10 +415,13 @@ func TestAnEndedContextEndsTheStatementAndADeadServerBreaksTheSession(t *testing
 	require.NoError(t, s.Run(t.Context(), Call{Statements: []Statement{statement("COPY (SELECT 1) TO STDOUT")}}, &collected{}))
 	require.Equal(t, "1", ask(t, s, "SELECT 1"))
 
+	terminated := make(chan struct{})
 	time.AfterFunc(50*time.Millisecond, func() {
+		defer close(terminated)
 		_, _ = other.Exec(context.Background(), fmt.Sprintf("SELECT pg_terminate_backend(%d)", s.PID())).ReadAll()
 	})
 	err = s.Run(t.Context(), Call{Statements: []Statement{statement("SELECT pg_sleep(600)")}}, &collected{})
+	<-terminated
 	require.ErrorIs(t, err, ErrBroken)
 	require.True(t, s.Broken())
 	require.Error(t, s.Reset())

@@ -91,7 +91,7 @@ func TestACompanyThatIsNotHereIsAskedForOnceHoweverManyWait(t *testing.T) {
 	}
 	require.EqualValues(t, 1, a.calls.Load(), "that there is none is an answer, too")
 	for range 100 {
-		_, err := f.table.OpenNamed(t.Context(), "nobody")
+		_, err := f.table.Open(t.Context(), routes.Named("nobody"))
 		require.True(t, fault.HasReason(err, fault.CompanyNotFound), "%v", err)
 	}
 	require.Less(t, a.calls.Load(), int32(20), "it is remembered for a while")

@@ -90,10 +90,18 @@ func TestTriggersSeeWhoDoesItAndTheNextCallDoesNot(t *testing.T) {
 					require.NoError(t, c.call(strconv.Itoa(100+id)), name)
 				}
 				require.Equal(t, c.want+","+c.want, f.ask("WITH gone AS (DELETE FROM log RETURNING *), also AS (DELETE FROM items) SELECT coalesce(who, '') || '|' || coalesce(what, '') FROM gone"), name)
-				rows, _, err := f.query(ctx, &gatewayv1.QueryRequest{Company: company,
-					Sql: "SELECT coalesce(current_setting('tenantry.user_id', true), '') || coalesce(current_setting('tenantry.request_id', true), '')"})
-				require.NoError(t, err)
-				require.Equal(t, []string{""}, rows, name)
+				// Neither after a call whose connection is reset, nor after one that is known to leave nothing.
+				const look = "SELECT coalesce(current_setting('tenantry.user_id', true), ''), coalesce(current_setting('tenantry.request_id', true), '')"
+				for options, want := range map[*gatewayv1.TransactionOptions]string{nil: "|", options: want + "|request 1"} {
+					for range 2 {
+						rows, _, err := f.query(ctx, &gatewayv1.QueryRequest{Company: company, Sql: look, Transaction: options})
+						require.NoError(t, err)
+						require.Equal(t, []string{want}, rows, name)
+						rows, _, err = f.query(ctx, &gatewayv1.QueryRequest{Company: company, Sql: look})
+						require.NoError(t, err)
+						require.Equal(t, []string{"|"}, rows, name)
+					}
+				}
 			}
 			require.EqualValues(t, 1, f.settled().Dials)
 		})

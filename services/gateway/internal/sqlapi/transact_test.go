@@ -168,11 +168,11 @@ func TestATransactionEndsWithItsLimits(t *testing.T) {
 		then   []*gatewayv1.TransactRequest
 		reason string
 	}{
-		"no next step":           {Limits{Idle: 50 * time.Millisecond}, nil, fault.TransactionIdle},
-		"too long, idle":         {Limits{Transaction: 300 * time.Millisecond}, nil, fault.TransactionTimeout},
-		"too long, running":      {Limits{Transaction: 300 * time.Millisecond}, []*gatewayv1.TransactRequest{run("SELECT pg_sleep(600)")}, fault.TransactionTimeout},
-		"too long, nobody reads": {Limits{Transaction: 500 * time.Millisecond}, []*gatewayv1.TransactRequest{run("SELECT repeat('x', 1000) FROM generate_series(1, 1000000)")}, fault.TransactionTimeout},
-		"nobody reads rows":      {Limits{Statement: 500 * time.Millisecond}, []*gatewayv1.TransactRequest{run("SELECT repeat('x', 1000) FROM generate_series(1, 1000000)")}, fault.StatementTimeout},
+		"no next step":           {Limits{Idle: 2 * time.Second}, nil, fault.TransactionIdle},
+		"too long, idle":         {Limits{Transaction: 3 * time.Second}, nil, fault.TransactionTimeout},
+		"too long, running":      {Limits{Transaction: 3 * time.Second}, []*gatewayv1.TransactRequest{run("SELECT pg_sleep(600)")}, fault.TransactionTimeout},
+		"too long, nobody reads": {Limits{Transaction: 3 * time.Second}, []*gatewayv1.TransactRequest{run("SELECT repeat('x', 1000) FROM generate_series(1, 1000000)")}, fault.TransactionTimeout},
+		"nobody reads rows":      {Limits{Statement: 5 * time.Second}, []*gatewayv1.TransactRequest{run("SELECT repeat('x', 1000) FROM generate_series(1, 1000000)")}, fault.StatementTimeout},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -188,7 +188,7 @@ func TestATransactionEndsWithItsLimits(t *testing.T) {
 			require.LessOrEqual(t, stats.Open, 1)
 			require.Eventually(t, func() bool {
 				return f.ask("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle' AND pid <> pg_backend_pid()") == "0"
-			}, 30*time.Second, 20*time.Millisecond)
+			}, patience, time.Millisecond, "PostgreSQL is told to roll back, and not waited for")
 			require.Equal(t, "2", f.ask("SELECT count(*) FROM items"))
 			requireReason(t, tx.ended(), codes.DeadlineExceeded, c.reason)
 		})
@@ -197,7 +197,7 @@ func TestATransactionEndsWithItsLimits(t *testing.T) {
 
 func TestAnAnswerThatNobodyReadsHoldsNoConnection(t *testing.T) {
 	t.Parallel()
-	f := start(t, Limits{Idle: 500 * time.Millisecond}, person)
+	f := start(t, Limits{Idle: 2 * time.Second}, person)
 	tx := f.begin(nil)
 	// Each is less than a part of its own, so nothing is sent while a statement runs; together they are more than the
 	// stream takes.
@@ -212,7 +212,7 @@ func TestAnAnswerThatNobodyReadsHoldsNoConnection(t *testing.T) {
 
 func TestAStatementThatTakesTooLongAbortsTheTransactionAndNoMore(t *testing.T) {
 	t.Parallel()
-	f := start(t, Limits{Statement: 300 * time.Millisecond}, person)
+	f := start(t, Limits{Statement: 2 * time.Second}, person)
 	tx := f.begin(nil)
 	tx.do(savepoint("s"))
 	tx.fails(run("SELECT pg_sleep(600)"), codes.DeadlineExceeded, fault.StatementTimeout, aborted)
