@@ -582,8 +582,8 @@ func (x *TransactionOptions) GetAudit() *Audit {
 
 // Audit sets, for this transaction alone, what triggers read with `current_setting('tenantry.user_id', true)` and
 // `current_setting('tenantry.request_id', true)`. The user is the credential's: the person's id, `api-key/ID`,
-// `upstream/NAME` or `operator/NAME`. Both are empty or NULL in calls without it. It is as true as the SQL beside it, which may set the same
-// settings to something else.
+// `upstream/NAME` or `operator/NAME`. Both are empty or NULL in calls without it. It is as true as the SQL beside it, which
+// may set the same settings to something else.
 type Audit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of what the caller is doing, printable ASCII; that of metadata `x-request-id` when it is empty.

@@ -76,11 +76,11 @@ type SqlServiceClient interface {
 	// Whatever else ends the stream rolls back: the caller going away or ending its side without Commit or Rollback
 	// (FAILED_PRECONDITION `TRANSACTION_LEFT_OPEN`); no next step for 30 seconds after an answer, or an answer that nobody
 	// reads for as long (DEADLINE_EXCEEDED `TRANSACTION_IDLE`); 5 minutes in all, rows that nobody reads included
-	// (DEADLINE_EXCEEDED `TRANSACTION_TIMEOUT`); both are the gateway's settings. A statement's own limit is that of the other methods; it aborts
-	// the transaction and is told in `end`, save when it passed because nobody read the rows. INVALID_ARGUMENT
-	// `FIELD_INVALID` for a step that breaks a rule or comes out of order. FAILED_PRECONDITION `TRANSACTION_ENDED` should a
-	// statement have ended the transaction all the same. A company that is suspended meanwhile has its
-	// transaction finished within these limits, and gets no new one.
+	// (DEADLINE_EXCEEDED `TRANSACTION_TIMEOUT`); both are the gateway's settings. A statement's own limit is that of the
+	// other methods; it aborts the transaction and is told in `end`, save when it passed because nobody read the rows.
+	// INVALID_ARGUMENT `FIELD_INVALID` for a step that breaks a rule or comes out of order. FAILED_PRECONDITION
+	// `TRANSACTION_ENDED` should a statement have ended the transaction all the same. A company that is suspended meanwhile
+	// has its transaction finished within these limits, and gets no new one.
 	//
 	// Not repeatable once Commit was sent, as far as the statements are not.
 	Transact(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TransactRequest, TransactResponse], error)
@@ -197,11 +197,11 @@ type SqlServiceServer interface {
 	// Whatever else ends the stream rolls back: the caller going away or ending its side without Commit or Rollback
 	// (FAILED_PRECONDITION `TRANSACTION_LEFT_OPEN`); no next step for 30 seconds after an answer, or an answer that nobody
 	// reads for as long (DEADLINE_EXCEEDED `TRANSACTION_IDLE`); 5 minutes in all, rows that nobody reads included
-	// (DEADLINE_EXCEEDED `TRANSACTION_TIMEOUT`); both are the gateway's settings. A statement's own limit is that of the other methods; it aborts
-	// the transaction and is told in `end`, save when it passed because nobody read the rows. INVALID_ARGUMENT
-	// `FIELD_INVALID` for a step that breaks a rule or comes out of order. FAILED_PRECONDITION `TRANSACTION_ENDED` should a
-	// statement have ended the transaction all the same. A company that is suspended meanwhile has its
-	// transaction finished within these limits, and gets no new one.
+	// (DEADLINE_EXCEEDED `TRANSACTION_TIMEOUT`); both are the gateway's settings. A statement's own limit is that of the
+	// other methods; it aborts the transaction and is told in `end`, save when it passed because nobody read the rows.
+	// INVALID_ARGUMENT `FIELD_INVALID` for a step that breaks a rule or comes out of order. FAILED_PRECONDITION
+	// `TRANSACTION_ENDED` should a statement have ended the transaction all the same. A company that is suspended meanwhile
+	// has its transaction finished within these limits, and gets no new one.
 	//
 	// Not repeatable once Commit was sent, as far as the statements are not.
 	Transact(grpc.BidiStreamingServer[TransactRequest, TransactResponse]) error
