@@ -22,6 +22,7 @@ import (
 	"github.com/tenantry/tenantry/services/gateway/internal/conns"
 	"github.com/tenantry/tenantry/services/gateway/internal/fleetsql"
 	"github.com/tenantry/tenantry/services/gateway/internal/forward"
+	"github.com/tenantry/tenantry/services/gateway/internal/limits"
 	"github.com/tenantry/tenantry/services/gateway/internal/routes"
 	"github.com/tenantry/tenantry/services/gateway/internal/session"
 	"github.com/tenantry/tenantry/services/gateway/internal/sqlapi"
@@ -38,6 +39,9 @@ type Upstream = forward.Upstream
 // ParseUpstream reads an upstream as the command line has it: `SERVICE=NAME@HOST:PORT`, where NAME stands for
 // `upstream/NAME`.
 func ParseUpstream(text string) (Upstream, error) { return forward.Parse(text) }
+
+// Limits say which calls are too many; the zero value limits nothing.
+type Limits = limits.Config
 
 // Config says how to run a gateway.
 type Config struct {
@@ -56,6 +60,8 @@ type Config struct {
 	Instance string
 	// StatementTimeout is the longest that one call's SQL may run; 0 means 30 seconds.
 	StatementTimeout time.Duration
+	// Limits say which calls are too many.
+	Limits Limits
 	// Metrics are what the process tells; nil means nobody listens.
 	Metrics *metrics.Metrics
 	// Logger gets the logs.
@@ -78,6 +84,7 @@ type Gateway struct {
 	sessions *session.Sessions
 	pools    *conns.Pools
 	forward  *forward.Forwarder
+	limits   *limits.Limits
 	server   *rpc.Server
 }
 
@@ -119,9 +126,15 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 	if g.forward, err = forward.New(cfg.Upstreams, cfg.TLS, signer, cfg.Logger); err != nil {
 		return nil, err
 	}
-	g.server, err = rpc.NewServer(rpc.Config{Name: "gateway", TLS: cfg.TLS, Access: access, Authenticate: g.sessions.Authenticate, Logger: cfg.Logger,
-		Options: g.forward.Options(), Observe: cfg.Metrics.Calls("gateway")})
-	if err != nil {
+	if g.limits, err = limits.New(cfg.Limits); err != nil {
+		return nil, err
+	}
+	serve := rpc.Config{Name: "gateway", TLS: cfg.TLS, Access: access, Authenticate: g.sessions.Authenticate, Logger: cfg.Logger,
+		Options: g.forward.Options(), Observe: cfg.Metrics.Calls("gateway")}
+	if g.limits != nil {
+		serve.Limits = g.limits
+	}
+	if g.server, err = rpc.NewServer(serve); err != nil {
 		return nil, err
 	}
 	sqlapi.New(g.routes, g.pools, g.target, cfg.StatementTimeout).Register(g.server)
@@ -157,6 +170,7 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 	var work sync.WaitGroup
 	work.Go(func() { g.routes.Run(ctx) })
 	work.Go(func() { g.sessions.Run(ctx) })
+	work.Go(func() { g.limits.Run(ctx) })
 	work.Go(func() { g.report(ctx) })
 	err := g.server.Serve(ctx, l)
 	stop()
@@ -193,6 +207,7 @@ func (g *Gateway) report(ctx context.Context) {
 
 func (g *Gateway) close() error {
 	var errs []error
+	g.limits.Close()
 	if g.forward != nil {
 		errs = append(errs, g.forward.Close())
 	}

@@ -37,7 +37,8 @@ const (
 // `constraint`, `table`, `column` where PostgreSQL tells them. All methods: UNAUTHENTICATED `CREDENTIALS_MISSING`,
 // `CREDENTIALS_INVALID`, `TOKEN_EXPIRED`; PERMISSION_DENIED `COMPANY_SUSPENDED`; NOT_FOUND `COMPANY_NOT_FOUND`;
 // UNAVAILABLE `COMPANY_NOT_READY` while it is being made or in maintenance, `DATABASE_UNAVAILABLE`; RESOURCE_EXHAUSTED
-// `CONNECTIONS_EXHAUSTED`; DEADLINE_EXCEEDED `STATEMENT_TIMEOUT`.
+// `CONNECTIONS_EXHAUSTED`, and `RATE_LIMITED` with metadata `limit` = `company`, `credential` or `address`; UNAVAILABLE
+// `OVERLOADED` for a call that was not begun because the gateway runs too many; DEADLINE_EXCEEDED `STATEMENT_TIMEOUT`.
 //
 // Each call is its own transaction: SQL that leaves one open has it rolled back, FAILED_PRECONDITION
 // `TRANSACTION_LEFT_OPEN`, and nothing a call sets is seen by the next.
@@ -126,7 +127,8 @@ type SqlService_TransactClient = grpc.BidiStreamingClient[TransactRequest, Trans
 // `constraint`, `table`, `column` where PostgreSQL tells them. All methods: UNAUTHENTICATED `CREDENTIALS_MISSING`,
 // `CREDENTIALS_INVALID`, `TOKEN_EXPIRED`; PERMISSION_DENIED `COMPANY_SUSPENDED`; NOT_FOUND `COMPANY_NOT_FOUND`;
 // UNAVAILABLE `COMPANY_NOT_READY` while it is being made or in maintenance, `DATABASE_UNAVAILABLE`; RESOURCE_EXHAUSTED
-// `CONNECTIONS_EXHAUSTED`; DEADLINE_EXCEEDED `STATEMENT_TIMEOUT`.
+// `CONNECTIONS_EXHAUSTED`, and `RATE_LIMITED` with metadata `limit` = `company`, `credential` or `address`; UNAVAILABLE
+// `OVERLOADED` for a call that was not begun because the gateway runs too many; DEADLINE_EXCEEDED `STATEMENT_TIMEOUT`.
 //
 // Each call is its own transaction: SQL that leaves one open has it rolled back, FAILED_PRECONDITION
 // `TRANSACTION_LEFT_OPEN`, and nothing a call sets is seen by the next.
