@@ -25,6 +25,7 @@ import (
 	"github.com/tenantry/tenantry/services/gateway/internal/conns"
 	"github.com/tenantry/tenantry/services/gateway/internal/fleetsql"
 	"github.com/tenantry/tenantry/services/gateway/internal/forward"
+	"github.com/tenantry/tenantry/services/gateway/internal/limits"
 	"github.com/tenantry/tenantry/services/gateway/internal/routes"
 	"github.com/tenantry/tenantry/services/gateway/internal/session"
 	"github.com/tenantry/tenantry/services/gateway/internal/sqlapi"
@@ -45,6 +46,9 @@ type HoldLimits = routes.HoldLimits
 // ParseUpstream reads an upstream as the command line has it: `SERVICE=NAME@HOST:PORT`, where NAME stands for
 // `upstream/NAME`.
 func ParseUpstream(text string) (Upstream, error) { return forward.Parse(text) }
+
+// Limits say which calls are too many; the zero value limits nothing.
+type Limits = limits.Config
 
 // Config says how to run a gateway.
 type Config struct {
@@ -69,6 +73,8 @@ type Config struct {
 	TransactionTimeout time.Duration
 	// Holds say how calls of a company in maintenance are held.
 	Holds HoldLimits
+	// Limits say which calls are too many.
+	Limits Limits
 	// Metrics are what the process tells; nil means nobody listens.
 	Metrics *metrics.Metrics
 	// Logger gets the logs.
@@ -101,6 +107,7 @@ type Gateway struct {
 	pools    *conns.Pools
 	budget   *budget.Budget
 	forward  *forward.Forwarder
+	limits   *limits.Limits
 	server   *rpc.Server
 }
 
@@ -155,13 +162,18 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 	if g.forward, err = forward.New(cfg.Upstreams, cfg.TLS, signer, cfg.Logger); err != nil {
 		return nil, err
 	}
-	g.server, err = rpc.NewServer(rpc.Config{Name: "gateway", TLS: cfg.TLS, Access: access, Authenticate: g.authenticate, Logger: cfg.Logger,
-		Options: g.forward.Options(), Observe: cfg.Metrics.Calls("gateway")})
-	if err != nil {
+	if g.limits, err = limits.New(cfg.Limits); err != nil {
 		return nil, err
 	}
-	limits := sqlapi.Limits{Statement: cfg.StatementTimeout, Idle: cfg.TransactionIdle, Transaction: cfg.TransactionTimeout}
-	sqlapi.New(g.routes, g.pools, g.target, limits).Register(g.server)
+	serve := rpc.Config{Name: "gateway", TLS: cfg.TLS, Access: access, Authenticate: g.authenticate, Logger: cfg.Logger,
+		Options: g.forward.Options(), Observe: cfg.Metrics.Calls("gateway")}
+	if g.limits != nil {
+		serve.Limits = g.limits
+	}
+	if g.server, err = rpc.NewServer(serve); err != nil {
+		return nil, err
+	}
+	sqlapi.New(g.routes, g.pools, g.target, sqlapi.Limits{Statement: cfg.StatementTimeout, Idle: cfg.TransactionIdle, Transaction: cfg.TransactionTimeout}).Register(g.server)
 	fleet := fleetsql.New(g.routes, g.pools, g.target, registryv1.NewTenantServiceClient(g.registry), cfg.StatementTimeout)
 	gatewayv1.RegisterFleetSqlServiceServer(g.server, fleet)
 	gatewayv1.RegisterWhoAmIServiceServer(g.server, &whoAmI{routes: g.routes})
@@ -204,6 +216,7 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 	var work sync.WaitGroup
 	work.Go(func() { g.routes.Run(ctx) })
 	work.Go(func() { g.sessions.Run(ctx) })
+	work.Go(func() { g.limits.Run(ctx) })
 	work.Go(func() { g.report(ctx) })
 	// The last calls need their connections, too.
 	beating, quiet := context.WithCancel(context.WithoutCancel(ctx))
@@ -244,6 +257,7 @@ func (g *Gateway) report(ctx context.Context) {
 
 func (g *Gateway) close() error {
 	var errs []error
+	g.limits.Close()
 	if g.forward != nil {
 		errs = append(errs, g.forward.Close())
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/tenantry/tenantry/services/gateway/internal/budget"
 	"github.com/tenantry/tenantry/services/gateway/internal/conns"
+	"github.com/tenantry/tenantry/services/gateway/internal/limits"
 	"github.com/tenantry/tenantry/services/gateway/internal/routes"
 	"github.com/tenantry/tenantry/services/internal/metrics"
 )
@@ -70,4 +71,27 @@ func (g *Gateway) observe(m *metrics.Metrics) {
 			return samples, nil
 		})
 	}
+	m.Counter("gateway_refusals_total", "Calls that were too many, by limit.", []string{"limit"}, func(context.Context) ([]metrics.Sample, error) {
+		r := g.limits.Stats().Refusals
+		var samples []metrics.Sample
+		for limit, refused := range map[string]uint64{"company": r.Company, "credential": r.Credential, "address": r.Address, "in_flight": r.InFlight} {
+			samples = append(samples, metrics.Sample{Value: float64(refused), Labels: []string{limit}})
+		}
+		return samples, nil
+	})
+	m.Gauge("gateway_calls_in_flight", "Calls that run; missing where their number is not limited.", nil, func(context.Context) ([]metrics.Sample, error) {
+		return g.callsSample(func(s limits.Stats) int { return s.InFlight })
+	})
+	m.Gauge("gateway_calls_in_flight_limit", "Calls in flight from which calls are shed, which falls under overload; missing where it is not limited.", nil, func(context.Context) ([]metrics.Sample, error) {
+		return g.callsSample(func(s limits.Stats) int { return s.Limit })
+	})
+}
+
+// callsSample is one figure of the calls in flight.
+func (g *Gateway) callsSample(of func(limits.Stats) int) ([]metrics.Sample, error) {
+	s := g.limits.Stats()
+	if s.Limit == 0 {
+		return nil, nil
+	}
+	return []metrics.Sample{{Value: float64(of(s))}}, nil
 }

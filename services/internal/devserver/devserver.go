@@ -33,6 +33,8 @@ type Config struct {
 	Spares int
 	// Upstreams are the services that the gateway forwards to.
 	Upstreams []gateway.Upstream
+	// Limits say which calls are too many for the gateway.
+	Limits gateway.Limits
 	// Metrics are what the process tells; nil means nobody listens.
 	Metrics *metrics.Metrics
 	// Logger gets the services' logs; nil means none. PostgreSQL's log is a file in Dir.

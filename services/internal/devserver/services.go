@@ -120,6 +120,7 @@ func (s *Server) startGateway(ctx context.Context, cfg Config, ports *listeners,
 		MasterKey:   keys.masterKey,
 		SigningKeys: []string{keys.assertionKey},
 		Upstreams:   cfg.Upstreams,
+		Limits:      cfg.Limits,
 		// The same at each start: one that was killed does not keep its connections from the next.
 		Instance: "dev",
 		Metrics:  cfg.Metrics,

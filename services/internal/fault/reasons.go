@@ -23,6 +23,8 @@ const (
 	Internal            = "INTERNAL"
 	Unavailable         = "UNAVAILABLE"
 	TooBusy             = "TOO_BUSY"
+	RateLimited         = "RATE_LIMITED"
+	Overloaded          = "OVERLOADED"
 )
 
 // Reasons about companies and their databases.

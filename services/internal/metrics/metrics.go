@@ -70,14 +70,24 @@ type Sample struct {
 // Gauge adds a gauge `tenantry_NAME` whose values are read at each scrape. Where reading fails the gauge is missing from
 // that scrape, and the log says why.
 func (m *Metrics) Gauge(name, help string, labels []string, read func(ctx context.Context) ([]Sample, error)) {
+	m.add(prometheus.GaugeValue, name, help, labels, read)
+}
+
+// Counter adds a counter `tenantry_NAME`, read as a gauge is. Its values never fall while the process lives.
+func (m *Metrics) Counter(name, help string, labels []string, read func(ctx context.Context) ([]Sample, error)) {
+	m.add(prometheus.CounterValue, name, help, labels, read)
+}
+
+func (m *Metrics) add(kind prometheus.ValueType, name, help string, labels []string, read func(ctx context.Context) ([]Sample, error)) {
 	if m == nil {
 		return
 	}
-	m.registry.MustRegister(&gauge{desc: prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil), read: read})
+	m.registry.MustRegister(&gauge{kind: kind, desc: prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil), read: read})
 }
 
-// gauge is a prometheus.Collector.
+// gauge is a prometheus.Collector, of a counter too.
 type gauge struct {
+	kind prometheus.ValueType
 	desc *prometheus.Desc
 	read func(ctx context.Context) ([]Sample, error)
 }
@@ -95,7 +105,7 @@ func (g *gauge) Collect(to chan<- prometheus.Metric) {
 		return
 	}
 	for _, s := range samples {
-		metric, err := prometheus.NewConstMetric(g.desc, prometheus.GaugeValue, s.Value, s.Labels...)
+		metric, err := prometheus.NewConstMetric(g.desc, g.kind, s.Value, s.Labels...)
 		if err != nil {
 			metric = prometheus.NewInvalidMetric(g.desc, err)
 		}

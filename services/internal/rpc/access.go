@@ -38,10 +38,9 @@ func (a Access) allowed(method string) []identity.Kind {
 	return a[service+"*"]
 }
 
-// check returns the fault of a caller who may not call a method, nil for one who may. Methods that are served all have
-// entries, see covers; what has none is forwarded.
-func (a Access) check(method string, c identity.Caller) error {
-	kinds := a.allowed(method)
+// check returns the fault of a caller who may not call a method, nil for one who may. kinds are what allowed says of it.
+// Methods that are served all have entries, see covers; what has none is forwarded.
+func (a Access) check(kinds []identity.Kind, method string, c identity.Caller) error {
 	if len(kinds) == 0 {
 		kinds = a[Forwarded]
 	}

@@ -100,40 +100,61 @@ type call struct {
 	method string
 	start  time.Time
 	caller identity.Caller
+	// counted says that the limits were told of its begin and have to be told of its end.
+	counted bool
 }
 
 func (g *guard) begin(ctx context.Context, method string) *call {
 	return &call{guard: g, ctx: ctx, method: method, start: time.Now()}
 }
 
-// admit finds out who calls, and whether it may.
+// admit finds out who calls, whether it may, and whether that is not too much.
 func (c *call) admit() error {
-	caller, err := certified(c.ctx)
+	p, _ := peer.FromContext(c.ctx)
+	caller, err := certified(p)
 	if err != nil {
 		return err
 	}
-	if c.cfg.Authenticate != nil {
-		md, _ := metadata.FromIncomingContext(c.ctx)
-		authenticated, err := c.cfg.Authenticate(c.ctx, caller, md)
-		switch {
-		case err == nil:
-			caller = authenticated
-		case !slices.Contains(c.cfg.Access.allowed(c.method), identity.Anonymous):
-			c.caller = caller
+	kinds, limits := c.cfg.Access.allowed(c.method), c.limits(p)
+	if limits != nil {
+		if err := limits.Arrive(caller, p.Addr, slices.Contains(kinds, identity.Anonymous)); err != nil {
 			return err
 		}
 	}
-	c.caller = caller
-	if err := c.cfg.Access.check(c.method, caller); err != nil {
+	if err := c.authenticate(caller, kinds); err != nil {
+		if limits != nil && isGuess(err) {
+			limits.Guessed(caller, p.Addr)
+		}
 		return err
 	}
-	c.ctx = identity.NewContext(c.ctx, caller)
+	if limits != nil {
+		if err := limits.Begin(&c.caller); err != nil {
+			return err
+		}
+		c.counted = true
+	}
+	c.ctx = identity.NewContext(c.ctx, c.caller)
 	return nil
 }
 
+// authenticate finds out who calls, beyond what the certificate proves, and asks the access table.
+func (c *call) authenticate(certified identity.Caller, kinds []identity.Kind) error {
+	c.caller = certified
+	if c.cfg.Authenticate != nil {
+		md, _ := metadata.FromIncomingContext(c.ctx)
+		authenticated, err := c.cfg.Authenticate(c.ctx, certified, md)
+		switch {
+		case err == nil:
+			c.caller = authenticated
+		case !slices.Contains(kinds, identity.Anonymous):
+			return err
+		}
+	}
+	return c.cfg.Access.check(kinds, c.method, c.caller)
+}
+
 // certified is the caller that the connection's certificate proves.
-func certified(ctx context.Context) (identity.Caller, error) {
-	p, _ := peer.FromContext(ctx)
+func certified(p *peer.Peer) (identity.Caller, error) {
 	if p == nil {
 		return identity.Caller{}, nil
 	}
@@ -151,6 +172,9 @@ func certified(ctx context.Context) (identity.Caller, error) {
 
 // end makes of a handler's error, or its panic, the fault that is sent, and logs the call.
 func (c *call) end(err error, panicked any) error {
+	if c.counted {
+		c.cfg.Limits.End(&c.caller)
+	}
 	if panicked != nil {
 		c.log.Error("panic", zap.String("method", c.method), zap.Any("panic", panicked), zap.ByteString("stack", debug.Stack()))
 		err = fault.New(codes.Internal, fault.Internal, "something went wrong inside; the server's log tells what").

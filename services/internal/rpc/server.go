@@ -38,6 +38,8 @@ type Config struct {
 	// Authenticate says who calls: it gets the caller that the certificate proves (anonymous without one) and the
 	// call's metadata. Nil means that the certificate is all that counts.
 	Authenticate func(ctx context.Context, certified identity.Caller, md metadata.MD) (identity.Caller, error)
+	// Limits refuses calls that are too many; nil means that none are.
+	Limits Limiter
 	// Logger gets a line for each call.
 	Logger *zap.Logger
 	// Observe is told of each call that ended: its full method, `forwarded` for one that is not served here, its code and

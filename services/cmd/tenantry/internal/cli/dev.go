@@ -15,6 +15,8 @@ type devCmd struct {
 	logFlags `set:"log_format=console"`
 	metricsFlags
 	upstreamFlags
+	// Tests and benchmarks call from one address, as often as they can.
+	limitFlags     `kong:"set='rate_per_address=0',set='max_in_flight=0'"`
 	Data           string `name:"data" default:".tenantry" type:"path" placeholder:"DIR" help:"Data directory: the database, certificates, keys and dev.env. Made where it is missing. Default: ${default}."`
 	EphemeralPorts bool   `name:"ephemeral-ports" help:"Listen on free ports instead of 7400 (gateway), 7401 (registry), 7402 (provisioner) and 7432 (PostgreSQL); dev.env says which."`
 	Migrations     string `name:"migrations" type:"path" placeholder:"DIR" env:"TENANTRY_MIGRATIONS" help:"Tenants' migration sets: DIR/core and DIR/plugins/NAME. Default: those inside this program."`
@@ -44,6 +46,10 @@ func (c *devCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	limits, err := c.limits()
+	if err != nil {
+		return err
+	}
 	if c.Spares < 0 || c.Spares > provisioner.MostSpares {
 		return usagef("", "--spares: got %d, want 0 to %d", c.Spares, provisioner.MostSpares)
 	}
@@ -52,7 +58,7 @@ func (c *devCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	defer func() { _ = log.Sync() }() // Terminals and pipes cannot be synced, and say so.
-	cfg := devserver.Config{Dir: c.Data, Temporary: c.Temporary, Ports: devserver.DefaultPorts(), Migrations: c.Migrations, Spares: c.Spares, Upstreams: upstreams, Logger: log}
+	cfg := devserver.Config{Dir: c.Data, Temporary: c.Temporary, Ports: devserver.DefaultPorts(), Migrations: c.Migrations, Spares: c.Spares, Upstreams: upstreams, Limits: limits, Logger: log}
 	if c.EphemeralPorts {
 		cfg.Ports = devserver.Ports{}
 	}

@@ -15,6 +15,7 @@ import (
 type gatewayCmd struct {
 	serverFlags `set:"port=7400"`
 	upstreamFlags
+	limitFlags
 	Registry           string        `name:"registry" required:"" placeholder:"HOST:PORT" env:"TENANTRY_REGISTRY" help:"Where the registry answers."`
 	MasterKey          string        `name:"master-key" required:"" type:"path" placeholder:"FILE" env:"TENANTRY_MASTER_KEY" help:"Key that tenants' database passwords are derived from, the provisioner's too."`
 	SigningKey         []string      `name:"signing-key" required:"" type:"path" placeholder:"FILE" env:"TENANTRY_SIGNING_KEYS" help:"Ed25519 key in PEM that assertions for upstreams are signed with; not the registry's. Repeat it to rotate: the first signs, all verify."`
@@ -45,6 +46,9 @@ func (c *gatewayCmd) Run(ctx context.Context) error {
 	if cfg.Upstreams, err = c.upstreams(); err != nil {
 		return err
 	}
+	if cfg.Limits, err = c.limits(); err != nil {
+		return err
+	}
 	if cfg.MasterKey, err = credential.LoadMasterKey(c.MasterKey); err != nil {
 		return usagef("`tenantry key new master FILE` makes one.", "--master-key: %v", err)
 	}
@@ -72,4 +76,20 @@ func (f upstreamFlags) upstreams() ([]gateway.Upstream, error) {
 		upstreams = append(upstreams, u)
 	}
 	return upstreams, nil
+}
+
+// limitFlags say which calls are too many.
+type limitFlags struct {
+	RatePerCompany    float64 `name:"rate-per-company" default:"0" placeholder:"N" env:"TENANTRY_RATE_PER_COMPANY" group:"Limits:" help:"Calls a second of one company; what one second allows may come at once. Default: any number."`
+	RatePerCredential float64 `name:"rate-per-credential" default:"0" placeholder:"N" env:"TENANTRY_RATE_PER_CREDENTIAL" group:"Limits:" help:"Calls a second of one session or API key, and as many again of each upstream with its assertions. Default: any number."`
+	RatePerAddress    float64 `name:"rate-per-address" default:"${rate_per_address=10}" placeholder:"N" env:"TENANTRY_RATE_PER_ADDRESS" group:"Limits:" help:"Calls a second that one client address may make of what anyone may call, such as Login, and as many again with credentials that are not good; what five seconds allow may come at once. Behind a balancer that hides its clients' addresses, set 0. Default: ${default}; 0 is any number."`
+	MaxInFlight       int     `name:"max-in-flight" default:"${max_in_flight=10000}" placeholder:"N" env:"TENANTRY_MAX_IN_FLIGHT" group:"Limits:" help:"Calls that run at once before new ones are refused, those of the companies that have most first; fewer while processors cannot keep up. Default: ${default}; 0 is any number."`
+}
+
+func (f limitFlags) limits() (gateway.Limits, error) {
+	l := gateway.Limits{PerCompany: f.RatePerCompany, PerCredential: f.RatePerCredential, PerAddress: f.RatePerAddress, MaxInFlight: f.MaxInFlight}
+	if err := l.Check(); err != nil {
+		return l, usagef("For example --rate-per-company 500 --max-in-flight 2000; 0 is any number.", "%v", err)
+	}
+	return l, nil
 }

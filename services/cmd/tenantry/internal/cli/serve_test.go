@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/alecthomas/kong"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenantry/tenantry/services/gateway"
@@ -54,5 +55,38 @@ func TestUpstreamsAreReadWithAndWithoutTheirGroup(t *testing.T) {
 	for _, text := range []string{"", "a", "a=b", "a@b:1", "=b@c:1", "a=@c:1", "a=b@", "a=operator/b@c:1"} {
 		_, err := upstreamFlags{Upstream: []string{text}}.upstreams()
 		require.Equal(t, exitUsage, exitCode(err), text)
+	}
+}
+
+func TestLimitsAreSaneByDefaultAndOffInDevelopment(t *testing.T) {
+	t.Parallel()
+	parse := func(args ...string) (root, error) {
+		var r root
+		parser, err := kong.New(&r, kong.ExplicitGroups(groups()), kong.Vars{"version": ""})
+		require.NoError(t, err)
+		_, err = parser.Parse(args)
+		return r, err
+	}
+	serving := []string{"gateway", "--registry=r:1", "--master-key=k", "--signing-key=k", "--tls-ca=f", "--tls-cert=f", "--tls-key=f"}
+	r, err := parse(serving...)
+	require.NoError(t, err)
+	got, err := r.Gateway.limits()
+	require.NoError(t, err)
+	require.Equal(t, gateway.Limits{PerAddress: 10, MaxInFlight: 10_000}, got)
+	r, err = parse("dev")
+	require.NoError(t, err)
+	got, err = r.Dev.limits()
+	require.NoError(t, err)
+	require.Zero(t, got)
+	r, err = parse(append(serving, "--rate-per-company=0.5", "--rate-per-credential=3", "--rate-per-address=0", "--max-in-flight=7")...)
+	require.NoError(t, err)
+	got, err = r.Gateway.limits()
+	require.NoError(t, err)
+	require.Equal(t, gateway.Limits{PerCompany: 0.5, PerCredential: 3, MaxInFlight: 7}, got)
+	for _, bad := range []string{"--rate-per-company=-1", "--rate-per-credential=NaN", "--rate-per-address=Inf", "--max-in-flight=-1"} {
+		r, err := parse(append(serving, bad)...)
+		require.NoError(t, err)
+		_, err = r.Gateway.limits()
+		require.Equal(t, exitUsage, exitCode(err), bad)
 	}
 }

@@ -37,7 +37,8 @@ const (
 // `constraint`, `table`, `column` where PostgreSQL tells them. All methods: UNAUTHENTICATED `CREDENTIALS_MISSING`,
 // `CREDENTIALS_INVALID`, `TOKEN_EXPIRED`; PERMISSION_DENIED `COMPANY_SUSPENDED`; NOT_FOUND `COMPANY_NOT_FOUND`;
 // UNAVAILABLE `COMPANY_NOT_READY` while it is being made, `DATABASE_UNAVAILABLE`; RESOURCE_EXHAUSTED
-// `CONNECTIONS_EXHAUSTED`; DEADLINE_EXCEEDED `STATEMENT_TIMEOUT`. An error that PostgreSQL found in a parameter names it in
+// `CONNECTIONS_EXHAUSTED`, and `RATE_LIMITED` with metadata `limit` = `company`, `credential` or `address`; UNAVAILABLE
+// `OVERLOADED` for a call that was not begun because the gateway runs too many; DEADLINE_EXCEEDED `STATEMENT_TIMEOUT`. An error that PostgreSQL found in a parameter names it in
 // metadata `parameter`, such as `$2`. After ABORTED with RetryInfo (SQLSTATE 40001 or 40P01) the whole transaction may
 // succeed when it is made again.
 //
@@ -158,7 +159,8 @@ type SqlService_TransactClient = grpc.BidiStreamingClient[TransactRequest, Trans
 // `constraint`, `table`, `column` where PostgreSQL tells them. All methods: UNAUTHENTICATED `CREDENTIALS_MISSING`,
 // `CREDENTIALS_INVALID`, `TOKEN_EXPIRED`; PERMISSION_DENIED `COMPANY_SUSPENDED`; NOT_FOUND `COMPANY_NOT_FOUND`;
 // UNAVAILABLE `COMPANY_NOT_READY` while it is being made, `DATABASE_UNAVAILABLE`; RESOURCE_EXHAUSTED
-// `CONNECTIONS_EXHAUSTED`; DEADLINE_EXCEEDED `STATEMENT_TIMEOUT`. An error that PostgreSQL found in a parameter names it in
+// `CONNECTIONS_EXHAUSTED`, and `RATE_LIMITED` with metadata `limit` = `company`, `credential` or `address`; UNAVAILABLE
+// `OVERLOADED` for a call that was not begun because the gateway runs too many; DEADLINE_EXCEEDED `STATEMENT_TIMEOUT`. An error that PostgreSQL found in a parameter names it in
 // metadata `parameter`, such as `$2`. After ABORTED with RetryInfo (SQLSTATE 40001 or 40P01) the whole transaction may
 // succeed when it is made again.
 //

@@ -32,7 +32,8 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // SessionService logs people in and out. Login, Refresh, Logout and GetJwks are also answered by the gateway, which
-// forwards them here, so that a client needs one address.
+// forwards them here, so that a client needs one address. The gateway limits how often an address may call what anyone
+// may: RESOURCE_EXHAUSTED `RATE_LIMITED` with metadata `limit` = `address` and the time until the next call may be made.
 type SessionServiceClient interface {
 	// Login opens a session for a user of an ACTIVE company. Each call opens a session of its own. UNAUTHENTICATED
 	// `CREDENTIALS_INVALID` for an unknown e-mail, a wrong password, a disabled user and a user without a password, all
@@ -128,7 +129,8 @@ func (c *sessionServiceClient) GetJwks(ctx context.Context, in *GetJwksRequest, 
 // for forward compatibility.
 //
 // SessionService logs people in and out. Login, Refresh, Logout and GetJwks are also answered by the gateway, which
-// forwards them here, so that a client needs one address.
+// forwards them here, so that a client needs one address. The gateway limits how often an address may call what anyone
+// may: RESOURCE_EXHAUSTED `RATE_LIMITED` with metadata `limit` = `address` and the time until the next call may be made.
 type SessionServiceServer interface {
 	// Login opens a session for a user of an ACTIVE company. Each call opens a session of its own. UNAUTHENTICATED
 	// `CREDENTIALS_INVALID` for an unknown e-mail, a wrong password, a disabled user and a user without a password, all
