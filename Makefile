@@ -80,6 +80,13 @@ lint: $(BIN)/golangci-lint ## Run the linters of .golangci.yaml
 
 ##@ Figures
 
+.PHONY: bench
+bench: bench-fleet bench-gateway ## Run all comparisons
+
+.PHONY: bench-fleet
+bench-fleet: build ## Compare signups and rollouts with CREATE DATABASE, a pgx loop and the Atlas CLI; about ten minutes
+	go run ./bench/fleet
+
 .PHONY: bench-gateway
 bench-gateway: build ## Compare the gateway with nginx, pgx and PgBouncer; about ten minutes
 	go run ./bench/gateway

@@ -47,6 +47,7 @@ type member struct {
 	mu       sync.Mutex
 	pool     *pgxpool.Pool
 	prepared bool
+	strategy string // of CREATE DATABASE
 }
 
 // New returns the set of these clusters, by name and administrator's DSN. It connects when one is first used.
@@ -135,7 +136,7 @@ func (m *member) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return m.pool.QueryRow(ctx, "SELECT CASE WHEN current_setting('file_copy_method', true) = 'clone' THEN 'file_copy' ELSE 'wal_log' END").Scan(&m.strategy)
 }
 
 // Connect connects to one database of a cluster as its administrator. The caller closes the connection.
@@ -199,7 +200,8 @@ func (s *Set) Size(ctx context.Context, cluster, database string) (size int64, e
 // Create makes a tenant's database as a clone of a template, and its role. It may be repeated: what is there stays. While
 // the database is not closed to everyone else, nobody can connect to it.
 //
-// STRATEGY wal_log is by far the faster with fsync on, see docs/benchmarks.md: file_copy makes two checkpoints.
+// STRATEGY wal_log is by far the faster with fsync on, see docs/benchmarks.md: file_copy makes two checkpoints. On a server
+// of PostgreSQL 18 or later whose file_copy_method is clone, the file system shares the blocks instead, and it is that.
 func (s *Set) Create(ctx context.Context, cluster, template string, id uuid.UUID, passwordVersion int32) error {
 	m, pool, err := s.member(ctx, cluster)
 	if err != nil {
@@ -275,7 +277,7 @@ func (m *member) clone(ctx context.Context, pool *pgxpool.Pool, name, template s
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	_, err := pool.Exec(ctx, "CREATE DATABASE "+name+" TEMPLATE "+pg.Quote(template)+" STRATEGY wal_log ALLOW_CONNECTIONS false")
+	_, err := pool.Exec(ctx, "CREATE DATABASE "+name+" TEMPLATE "+pg.Quote(template)+" STRATEGY "+m.strategy+" ALLOW_CONNECTIONS false")
 	if pg.Code(err) == pgerrcode.DuplicateDatabase {
 		return nil
 	}
