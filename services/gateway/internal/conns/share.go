@@ -4,25 +4,13 @@ package conns
 // cluster's budget is for all that share it. Without Config.Leased, that is all of the budget until the first call.
 //
 // A smaller share holds at once for new connections: idle ones are closed, and those in use that are too many when they
-// are released. Demand tells when there are no more than that.
+// are released. Stats tells when there are no more than that.
 func (p *Pools) SetShare(cluster string, share int) {
 	c := p.cluster(cluster)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.leased, c.share = true, share
 	c.dispatch()
-}
-
-// Demand is what a cluster's share is needed for: how many connections the server may see, how many of them are in use, and
-// how many calls wait for one.
-func (p *Pools) Demand(cluster string) (open, used, waiting int) {
-	c := (*p.clusters.Load())[cluster]
-	if c == nil {
-		return 0, 0, 0
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.open, c.used, c.waiting
 }
 
 // Stats is the state of one cluster's connections, and what was done since the start.
