@@ -32,7 +32,9 @@ func user(company uuid.UUID) *identity.Caller {
 	return &identity.Caller{Kind: identity.User, CompanyID: company, UserID: uuid.New(), SessionID: uuid.New()}
 }
 
-func address(text string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(text), Port: 1 + rand.IntN(65_535)} }
+func address(text string) net.Addr {
+	return &net.TCPAddr{IP: net.ParseIP(text), Port: 1 + rand.IntN(65_535)}
+}
 
 // limited requires that a call was refused by a limit, and returns for how long.
 func limited(t testing.TB, err error, limit string) time.Duration {
@@ -83,9 +85,11 @@ func TestWhatIsSaidOfTheNextTokenIsTrueForAnyRate(t *testing.T) {
 			require.NoError(t, err)
 			caller := user(uuid.New())
 			for range 20 {
-				for l.Begin(caller) == nil {
+				var err error
+				for err == nil {
+					err = l.Begin(caller)
 				}
-				wait := limited(t, l.Begin(caller), "credential")
+				wait := limited(t, err, "credential")
 				time.Sleep(wait)
 				require.NoError(t, l.Begin(caller), "at %v a second, after %v", rate, wait)
 				time.Sleep(rand.N(time.Second))

@@ -35,7 +35,9 @@ type upstream struct {
 	begun chan struct{}
 }
 
-func (*upstream) EmptyCall(context.Context, *testpb.Empty) (*testpb.Empty, error) { return &testpb.Empty{}, nil }
+func (*upstream) EmptyCall(context.Context, *testpb.Empty) (*testpb.Empty, error) {
+	return &testpb.Empty{}, nil
+}
 
 func (*upstream) UnaryCall(context.Context, *testpb.SimpleRequest) (*testpb.SimpleResponse, error) {
 	panic("a handler's own fault")
