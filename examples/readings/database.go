@@ -7,28 +7,23 @@ import (
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
 )
 
-// assertionMetadata is what the gateway puts into each call it forwards, and takes back with calls of SqlService: the
-// proof of which company the call is for.
-const assertionMetadata = "tenantry-assertion"
-
-// database runs SQL in the database of the company that a call is for.
+// database runs SQL in the database of the company that the call of the context is for.
 type database struct{ sql gatewayv1.SqlServiceClient }
 
 // all runs statements in one transaction.
 func (d database) all(ctx context.Context, statements ...*gatewayv1.Statement) error {
-	_, err := d.sql.Batch(forCompany(ctx), &gatewayv1.BatchRequest{Statements: statements})
+	_, err := d.sql.Batch(ctx, &gatewayv1.BatchRequest{Statements: statements})
 	return err
 }
 
 // query runs a statement and calls row with each row, as text.
 func (d database) query(ctx context.Context, row func(columns []string) error, sql string, params ...string) error {
-	ctx, cancel := context.WithCancel(forCompany(ctx))
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := d.sql.Query(ctx, &gatewayv1.QueryRequest{Sql: sql, Params: values(params)})
 	if err != nil {
@@ -52,18 +47,6 @@ func (d database) query(ctx context.Context, row func(columns []string) error, s
 			}
 		}
 	}
-}
-
-// forCompany hands the assertion of the call that is being answered on to the calls made for it.
-func forCompany(ctx context.Context) context.Context {
-	return metadata.AppendToOutgoingContext(ctx, assertionMetadata, first(metadata.ValueFromIncomingContext(ctx, assertionMetadata)))
-}
-
-func first(values []string) string {
-	if len(values) == 0 {
-		return ""
-	}
-	return values[0]
 }
 
 func statement(sql string, params ...string) *gatewayv1.Statement {

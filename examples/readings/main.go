@@ -15,7 +15,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	readingsv1 "github.com/tenantry/tenantry/examples/gen/go/readings/v1"
-	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
+	"github.com/tenantry/tenantry/proto/upstream"
 )
 
 func main() {
@@ -52,8 +52,9 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 
-	s := grpc.NewServer(grpc.Creds(server))
-	readingsv1.RegisterReadingsServiceServer(s, &service{db: database{gatewayv1.NewSqlServiceClient(conn)}})
+	verifier := upstream.NewVerifier("upstream/readings", conn)
+	s := grpc.NewServer(grpc.Creds(server), grpc.ChainUnaryInterceptor(verifier.Unary), grpc.ChainStreamInterceptor(verifier.Stream))
+	readingsv1.RegisterReadingsServiceServer(s, &service{db: database{upstream.SQL(conn)}})
 	reflection.Register(s)
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(listener) }()

@@ -267,13 +267,15 @@ func TestManyCallsAskOnceTogether(t *testing.T) {
 	k := newKey("k")
 	f := start(t, k.published(issuer))
 	assertion := k.assertion(nil)
-	var group sync.WaitGroup
-	for range 50 {
-		group.Go(func() {
+	answers := make(chan error, 50)
+	for range cap(answers) {
+		go func() {
 			_, err := f.client.EmptyCall(with(t.Context(), assertion), &testpb.Empty{})
-			require.NoError(t, err) //nolint:testifylint // It ends the goroutine, as it should.
-		})
+			answers <- err
+		}()
 	}
-	group.Wait()
+	for range cap(answers) {
+		require.NoError(t, <-answers)
+	}
 	require.Equal(t, 1, f.gateway.asked)
 }

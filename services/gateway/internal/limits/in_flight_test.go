@@ -196,7 +196,9 @@ func TestProcessorsThatCannotKeepUpAreSeen(t *testing.T) {
 	for range 100 * runtime.GOMAXPROCS(0) {
 		group.Go(func() {
 			for ctx.Err() == nil {
-				for end := time.Now().Add(2 * time.Millisecond); time.Now().Before(end); {
+				end := time.Now().Add(2 * time.Millisecond)
+				for time.Now().Before(end) {
+					_ = uuid.New()
 				}
 				runtime.Gosched()
 			}

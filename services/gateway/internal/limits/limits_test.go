@@ -85,9 +85,11 @@ func TestWhatIsSaidOfTheNextTokenIsTrueForAnyRate(t *testing.T) {
 			require.NoError(t, err)
 			caller := user(uuid.New())
 			for range 20 {
-				for l.Begin(caller) == nil {
+				var err error
+				for err == nil {
+					err = l.Begin(caller)
 				}
-				wait := limited(t, l.Begin(caller), "credential")
+				wait := limited(t, err, "credential")
 				time.Sleep(wait)
 				require.NoError(t, l.Begin(caller), "at %v a second, after %v", rate, wait)
 				time.Sleep(rand.N(time.Second))
