@@ -59,6 +59,11 @@ func TestPrometheusSeesCallsConnectionsSparesAndRollouts(t *testing.T) {
 		}
 		return true
 	}, patience, 200*time.Millisecond)
+	ok(t, s.tenantry("rollout", "start", "--soak", "10m"))
+	require.Eventually(t, func() bool {
+		_, body = scrape(t, address, "/metrics")
+		return strings.Contains(body, `tenantry_provisioner_rollout_tenants{state="succeeded"} 1`)
+	}, patience, 200*time.Millisecond)
 	require.NotContains(t, body, "made.up")
 	for _, tenant := range []string{`company="`, sun.id, `"sun"`} {
 		require.NotContains(t, body, tenant, "no tenant is ever a label")

@@ -15,7 +15,7 @@ type stream struct {
 	most   uint32          // rows to send; 0 means all
 	ctx    context.Context // ends with the call's limit
 	next   *gatewayv1.QueryResponse
-	size   int
+	wire   []byte // its rows, as they are sent
 	rows   uint32
 	tag    string
 	// truncated means that there were more rows than were to be sent.
@@ -36,7 +36,7 @@ func (s *stream) Restart() {
 	s.rows, s.truncated = 0, false
 }
 
-func (s *stream) empty() { s.next, s.size = &gatewayv1.QueryResponse{}, 0 }
+func (s *stream) empty() { s.next, s.wire = &gatewayv1.QueryResponse{}, s.wire[:0] }
 
 // Columns comes before the rows.
 func (s *stream) Columns(_ int, fields []pgconn.FieldDescription) error {
@@ -51,15 +51,23 @@ func (s *stream) Row(_ int, values [][]byte) error {
 		return nil
 	}
 	s.rows++
-	row, size := rowOf(values, s.binary)
-	s.next.Rows = append(s.next.Rows, row)
-	if s.size += size; s.size < messageBytes {
+	if s.wire = appendRow(s.wire, values, s.binary); len(s.wire) < messageBytes {
 		return nil
 	}
-	m := s.next
-	s.empty()
-	s.unsent = within(s.ctx, func() error { return s.send(m) })
+	m := s.whole()
+	if s.unsent = within(s.ctx, func() error { return s.send(m) }); s.unsent == nil {
+		s.empty() // It was copied.
+	}
 	return s.unsent
+}
+
+// whole is the next message with its rows, which protobuf appends as they are: those of a million rows as messages of
+// their own would be most of what such a call costs.
+func (s *stream) whole() *gatewayv1.QueryResponse {
+	if len(s.wire) > 0 {
+		s.next.ProtoReflect().SetUnknown(s.wire)
+	}
+	return s.next
 }
 
 // within sends a message for as long as the context lasts: a caller that reads no more would hold the connection for as
@@ -84,5 +92,5 @@ func (s *stream) Done(_ int, tag string, _ bool) error {
 // last is what was not sent yet, with the command tag.
 func (s *stream) last() *gatewayv1.QueryResponse {
 	s.next.CommandTag, s.next.Truncated = s.tag, s.truncated
-	return s.next
+	return s.whole()
 }
