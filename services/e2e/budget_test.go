@@ -65,7 +65,7 @@ func TestGatewaysThatComeGoAndDieUnderLoadNeverPassTheBudgetTogether(t *testing.
 	a.env[third] = freeAddress(t)
 	// A dead gateway gives its share back after these, and the five seconds that PostgreSQL has to end a statement.
 	a.registryArgs = append(a.registryArgs, "--gateway-lease", "2s")
-	a.env["TENANTRY_STATEMENT_TIMEOUT"] = "2s"
+	a.env["TENANTRY_STATEMENT_TIMEOUT"], a.env["TENANTRY_TRANSACTION_TIMEOUT"] = "2s", "2s"
 	a.everything(budget, first)
 	known := a.customers(8)
 	counted := a.count()
