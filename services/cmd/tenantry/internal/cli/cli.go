@@ -40,7 +40,7 @@ type root struct {
 	Status  statusCmd  `cmd:"" group:"tenants" help:"Tell how the system, or one tenant, is."`
 	Tenant  tenantCmd  `cmd:"" group:"tenants" help:"Delete, undelete, back up, restore and clone tenants."`
 	Plugin  pluginCmd  `cmd:"" group:"tenants" help:"List, install and uninstall plugins."`
-	Cluster clusterCmd `cmd:"" group:"tenants" help:"Register, list, drain and remove PostgreSQL servers."`
+	Cluster clusterCmd `cmd:"" group:"tenants" help:"Register, list, drain, undrain and remove PostgreSQL servers."`
 	Drift   driftCmd   `cmd:"" group:"tenants" help:"Compare tenants' schemas with their migrations."`
 	Doctor  doctorCmd  `cmd:"" group:"tenants" help:"Find what does not belong together, and mend what is safe."`
 
