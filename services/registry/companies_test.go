@@ -141,6 +141,43 @@ func TestAClusterThatIsFullOrDrainedTakesNobody(t *testing.T) {
 	requireFault(t, err, codes.NotFound, fault.ClusterNotFound)
 }
 
+func TestAClusterThatIsUndrainedTakesTenantsAgain(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	clusters := registryv1.NewClusterServiceClient(s.as("operator/zoe"))
+	place := func() (string, error) {
+		r := s.request()
+		r.Cluster = "spare"
+		out, err := s.tenants().ReserveTenant(t.Context(), r)
+		return out.GetReservation().GetTenant().GetCluster(), err
+	}
+	_, err := clusters.RegisterCluster(t.Context(), &registryv1.RegisterClusterRequest{Name: "spare", Host: "h", Port: 1})
+	require.NoError(t, err)
+	_, err = clusters.DrainCluster(t.Context(), &registryv1.DrainClusterRequest{Name: "spare"})
+	require.NoError(t, err)
+	_, err = place()
+	requireFault(t, err, codes.ResourceExhausted, fault.NoClusterAvailable)
+	for range 2 {
+		out, err := clusters.UndrainCluster(t.Context(), &registryv1.UndrainClusterRequest{Name: "spare"})
+		require.NoError(t, err, "it may be repeated")
+		require.Equal(t, "spare", out.GetCluster().GetName())
+		require.False(t, out.GetCluster().GetDraining())
+	}
+	got, err := place()
+	require.NoError(t, err)
+	require.Equal(t, "spare", got)
+
+	events, err := registryv1.NewAuditServiceClient(s.as("operator/ops")).ListEvents(t.Context(), &registryv1.ListEventsRequest{Action: "cluster.undrained"})
+	require.NoError(t, err)
+	require.NotEmpty(t, events.GetEvents())
+	require.Equal(t, "operator/zoe", events.GetEvents()[0].GetActor())
+	require.Equal(t, "spare", events.GetEvents()[0].GetSubject())
+	_, err = clusters.UndrainCluster(t.Context(), &registryv1.UndrainClusterRequest{Name: "nowhere"})
+	requireFault(t, err, codes.NotFound, fault.ClusterNotFound)
+	_, err = registryv1.NewClusterServiceClient(s.as("service/provisioner")).UndrainCluster(t.Context(), &registryv1.UndrainClusterRequest{Name: "spare"})
+	requireFault(t, err, codes.PermissionDenied, fault.MethodNotAllowed)
+}
+
 func TestEachChangeOfStateIsAllowedFromOneStateOnlyAndAudited(t *testing.T) {
 	t.Parallel()
 	s := start(t)

@@ -76,6 +76,12 @@ func (s clusterService) DrainCluster(ctx context.Context, r *registryv1.DrainClu
 	return &registryv1.DrainClusterResponse{Cluster: c}, err
 }
 
+// UndrainCluster implements the contract.
+func (s clusterService) UndrainCluster(ctx context.Context, r *registryv1.UndrainClusterRequest) (*registryv1.UndrainClusterResponse, error) {
+	c, err := s.store.UndrainCluster(ctx, actor(ctx), r.GetName())
+	return &registryv1.UndrainClusterResponse{Cluster: c}, err
+}
+
 // RemoveCluster implements the contract.
 func (s clusterService) RemoveCluster(ctx context.Context, r *registryv1.RemoveClusterRequest) (*registryv1.RemoveClusterResponse, error) {
 	return &registryv1.RemoveClusterResponse{}, s.store.RemoveCluster(ctx, actor(ctx), r.GetName())

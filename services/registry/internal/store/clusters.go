@@ -55,6 +55,11 @@ func (s *Store) DrainCluster(ctx context.Context, actor, name string) (*registry
 	return s.changeCluster(ctx, actor, "cluster.draining", name, "UPDATE clusters SET draining = true WHERE name = $1", name)
 }
 
+// UndrainCluster lets new tenants onto a cluster again: NOT_FOUND `CLUSTER_NOT_FOUND`.
+func (s *Store) UndrainCluster(ctx context.Context, actor, name string) (*registryv1.Cluster, error) {
+	return s.changeCluster(ctx, actor, "cluster.undrained", name, "UPDATE clusters SET draining = false WHERE name = $1", name)
+}
+
 func (s *Store) changeCluster(ctx context.Context, actor, action, name, sql string, args ...any) (*registryv1.Cluster, error) {
 	var out *registryv1.Cluster
 	err := pg.Tx(ctx, s.pool, func(tx pgx.Tx) error {

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 
 	"google.golang.org/protobuf/encoding/protojson"
 
@@ -37,6 +39,7 @@ type manifestFile struct {
 type tenantBackupCmd struct {
 	Company string `arg:"" help:"Id or slug."`
 	File    string `arg:"" type:"path" help:"File to write; FILE.json beside it says what it is of, with its size and checksum. Neither must exist."`
+	Force   bool   `name:"force" help:"Replace files that are there, once the new copy is whole."`
 }
 
 // Help is the long help.
@@ -45,38 +48,54 @@ func (tenantBackupCmd) Help() string {
 
 Example:
 
-    tenantry tenant backup sun-valley sun-valley.dump`
+    tenantry tenant backup sun-valley sun-valley.dump
+    tenantry tenant backup sun-valley sun-valley.dump --force`
+}
+
+// free tells whether the names of the files may be taken.
+func (c *tenantBackupCmd) free() error {
+	for _, name := range []string{c.File, c.File + manifestSuffix} {
+		if _, err := os.Lstat(name); err == nil && !c.Force {
+			return usagef("Choose another name, or replace it with --force.", "%s is there already", name)
+		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return usagef("", "%v", err)
+		}
+	}
+	return nil
 }
 
 // Run copies a tenant's database into a file.
-func (c *tenantBackupCmd) Run(ctx context.Context, a *app) (err error) {
+func (c *tenantBackupCmd) Run(ctx context.Context, a *app) error {
+	if err := c.free(); err != nil {
+		return err
+	}
 	return a.backups(func(client provisionerv1.BackupServiceClient) (err error) {
 		stream, err := client.BackupTenant(ctx, &provisionerv1.BackupTenantRequest{Company: c.Company})
 		if err != nil {
 			return err
 		}
-		// What was cut off must not be taken for a copy: it bears its name only when it is whole.
-		part := c.File + ".part"
-		file, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		var manifest *provisionerv1.BackupManifest
+		var trailer *provisionerv1.BackupTrailer
+		data, err := writePart(c.File, func(w io.Writer) (err error) {
+			manifest, trailer, err = receiveCopy(stream.Recv, w)
+			return err
+		})
 		if err != nil {
-			return usagef("", "%v", err)
-		}
-		defer func() {
-			if err != nil {
-				err = errors.Join(err, os.Remove(part))
-			}
-		}()
-		manifest, trailer, err := receiveCopy(stream.Recv, file)
-		if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
 			return err
 		}
-		if err := writeManifest(c.File+manifestSuffix, manifest, trailer); err != nil {
+		defer func() { err = errors.Join(err, removePart(data)) }()
+		about, err := writePart(c.File+manifestSuffix, func(w io.Writer) error { return writeManifest(w, manifest, trailer) })
+		if err != nil {
 			return err
 		}
-		if _, err := os.Stat(c.File); err == nil {
-			return usagef("Choose another name.", "%s is there already", c.File)
+		defer func() { err = errors.Join(err, removePart(about)) }()
+		if err := c.free(); err != nil { // Somebody may have come first.
+			return err
 		}
-		if err := os.Rename(part, c.File); err != nil {
+		if err := os.Rename(about, c.File+manifestSuffix); err != nil {
+			return err
+		}
+		if err := os.Rename(data, c.File); err != nil {
 			return err
 		}
 		if a.json {
@@ -84,6 +103,27 @@ func (c *tenantBackupCmd) Run(ctx context.Context, a *app) (err error) {
 		}
 		return a.printf("%s: %d bytes of %s at %s\n", c.File, trailer.GetBytes(), manifest.GetSlug(), manifest.GetSchemaVersion())
 	})
+}
+
+// writePart writes a file beside the one that it is to become, and returns its name: what was cut off must not be taken for
+// the whole. Nothing is left of one that fails.
+func writePart(path string, write func(w io.Writer) error) (name string, err error) {
+	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".part-*")
+	if err != nil {
+		return "", usagef("", "%v", err)
+	}
+	if err := errors.Join(write(file), file.Sync(), file.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(file.Name()))
+	}
+	return file.Name(), nil
+}
+
+// removePart removes a part that did not become what it was to.
+func removePart(name string) error {
+	if err := os.Remove(name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // receiveCopy writes the bytes of a copy, which has to end with its trailer.
@@ -112,7 +152,7 @@ func receiveCopy(recv func() (*provisionerv1.BackupTenantResponse, error), w io.
 	}
 }
 
-func writeManifest(path string, manifest *provisionerv1.BackupManifest, trailer *provisionerv1.BackupTrailer) error {
+func writeManifest(w io.Writer, manifest *provisionerv1.BackupManifest, trailer *provisionerv1.BackupTrailer) error {
 	var content manifestFile
 	var err error
 	options := protojson.MarshalOptions{UseProtoNames: true}
@@ -126,12 +166,8 @@ func writeManifest(path string, manifest *provisionerv1.BackupManifest, trailer 
 	if err != nil {
 		return err
 	}
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return usagef("", "%v", err)
-	}
-	_, err = file.Write(append(data, '\n'))
-	return errors.Join(err, file.Sync(), file.Close())
+	_, err = w.Write(append(data, '\n'))
+	return err
 }
 
 func readManifest(path string) (*provisionerv1.BackupManifest, *provisionerv1.BackupTrailer, error) {

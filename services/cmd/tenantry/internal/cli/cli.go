@@ -40,8 +40,9 @@ type root struct {
 	Status  statusCmd  `cmd:"" group:"tenants" help:"Tell how the system, or one tenant, is."`
 	Tenant  tenantCmd  `cmd:"" group:"tenants" help:"Delete, undelete, back up, restore and clone tenants."`
 	Plugin  pluginCmd  `cmd:"" group:"tenants" help:"List, install and uninstall plugins."`
-	Cluster clusterCmd `cmd:"" group:"tenants" help:"Register, list, drain and remove PostgreSQL servers."`
+	Cluster clusterCmd `cmd:"" group:"tenants" help:"Register, list, drain, undrain and remove PostgreSQL servers."`
 	Drift   driftCmd   `cmd:"" group:"tenants" help:"Compare tenants' schemas with their migrations."`
+	Audit   auditCmd   `cmd:"" group:"tenants" help:"List who did what."`
 	Doctor  doctorCmd  `cmd:"" group:"tenants" help:"Find what does not belong together, and mend what is safe."`
 
 	Login  loginCmd  `cmd:"" group:"data" help:"Log in as a company's user."`

@@ -13,6 +13,7 @@ type clusterCmd struct {
 	Register clusterRegisterCmd `cmd:"" help:"Add a PostgreSQL server, or change a known one."`
 	List     clusterListCmd     `cmd:"" help:"List the servers."`
 	Drain    clusterDrainCmd    `cmd:"" help:"Keep new tenants off a server."`
+	Undrain  clusterUndrainCmd  `cmd:"" help:"Let new tenants onto a drained server again."`
 	Remove   clusterRemoveCmd   `cmd:"" help:"Forget a server that holds no tenants."`
 }
 
@@ -90,13 +91,34 @@ type clusterDrainCmd struct {
 
 // Help is the long help.
 func (clusterDrainCmd) Help() string {
-	return "Tenants that are on it stay.\n\nExample:\n\n    tenantry cluster drain eu-1"
+	return "Tenants that are on it stay. \"tenantry cluster undrain\" takes it back.\n\nExample:\n\n    tenantry cluster drain eu-1"
 }
 
 // Run drains.
 func (c *clusterDrainCmd) Run(ctx context.Context, a *app) error {
 	return a.clusters(func(client registryv1.ClusterServiceClient) error {
 		got, err := client.DrainCluster(ctx, &registryv1.DrainClusterRequest{Name: c.Name})
+		if err != nil {
+			return err
+		}
+		return a.printClusters([]*registryv1.Cluster{got.GetCluster()})
+	})
+}
+
+// clusterUndrainCmd is `tenantry cluster undrain`.
+type clusterUndrainCmd struct {
+	Name string `arg:"" help:"Its name."`
+}
+
+// Help is the long help.
+func (clusterUndrainCmd) Help() string {
+	return "Example:\n\n    tenantry cluster undrain eu-1"
+}
+
+// Run undrains.
+func (c *clusterUndrainCmd) Run(ctx context.Context, a *app) error {
+	return a.clusters(func(client registryv1.ClusterServiceClient) error {
+		got, err := client.UndrainCluster(ctx, &registryv1.UndrainClusterRequest{Name: c.Name})
 		if err != nil {
 			return err
 		}

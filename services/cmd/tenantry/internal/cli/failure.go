@@ -121,7 +121,7 @@ func hints() map[string]string {
 		fault.RequestIDReused:          "Leave --request-id out to sign up anew; give it only to repeat the very same signup.",
 		fault.SignupInProgress:         "The work goes on: repeat the command with the same --request-id.",
 		fault.ClusterNotFound:          "`tenantry cluster list` shows the clusters.",
-		fault.NoClusterAvailable:       "`tenantry cluster register` adds a PostgreSQL server.",
+		fault.NoClusterAvailable:       "`tenantry cluster register` adds a PostgreSQL server; `tenantry cluster undrain NAME` lets tenants onto one that was drained.",
 		fault.CredentialsMissing:       "`tenantry login EMAIL` opens a session; operators set TENANTRY_OPERATOR_CERT and TENANTRY_OPERATOR_KEY.",
 		fault.CredentialsInvalid:       "`tenantry login EMAIL` opens a new session.",
 		fault.RefreshTokenInvalid:      "`tenantry login EMAIL` opens a new session.",

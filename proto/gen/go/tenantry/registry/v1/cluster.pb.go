@@ -510,6 +510,98 @@ func (x *DrainClusterResponse) GetCluster() *Cluster {
 	return nil
 }
 
+// UndrainClusterRequest names a cluster.
+type UndrainClusterRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainClusterRequest) Reset() {
+	*x = UndrainClusterRequest{}
+	mi := &file_tenantry_registry_v1_cluster_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainClusterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainClusterRequest) ProtoMessage() {}
+
+func (x *UndrainClusterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_cluster_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainClusterRequest.ProtoReflect.Descriptor instead.
+func (*UndrainClusterRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_cluster_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *UndrainClusterRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// UndrainClusterResponse carries the cluster as it now is.
+type UndrainClusterResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster.
+	Cluster       *Cluster `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainClusterResponse) Reset() {
+	*x = UndrainClusterResponse{}
+	mi := &file_tenantry_registry_v1_cluster_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainClusterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainClusterResponse) ProtoMessage() {}
+
+func (x *UndrainClusterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_cluster_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainClusterResponse.ProtoReflect.Descriptor instead.
+func (*UndrainClusterResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_cluster_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *UndrainClusterResponse) GetCluster() *Cluster {
+	if x != nil {
+		return x.Cluster
+	}
+	return nil
+}
+
 // RemoveClusterRequest names a cluster.
 type RemoveClusterRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -521,7 +613,7 @@ type RemoveClusterRequest struct {
 
 func (x *RemoveClusterRequest) Reset() {
 	*x = RemoveClusterRequest{}
-	mi := &file_tenantry_registry_v1_cluster_proto_msgTypes[7]
+	mi := &file_tenantry_registry_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -533,7 +625,7 @@ func (x *RemoveClusterRequest) String() string {
 func (*RemoveClusterRequest) ProtoMessage() {}
 
 func (x *RemoveClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_cluster_proto_msgTypes[7]
+	mi := &file_tenantry_registry_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -546,7 +638,7 @@ func (x *RemoveClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClusterRequest.ProtoReflect.Descriptor instead.
 func (*RemoveClusterRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_tenantry_registry_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RemoveClusterRequest) GetName() string {
@@ -565,7 +657,7 @@ type RemoveClusterResponse struct {
 
 func (x *RemoveClusterResponse) Reset() {
 	*x = RemoveClusterResponse{}
-	mi := &file_tenantry_registry_v1_cluster_proto_msgTypes[8]
+	mi := &file_tenantry_registry_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -577,7 +669,7 @@ func (x *RemoveClusterResponse) String() string {
 func (*RemoveClusterResponse) ProtoMessage() {}
 
 func (x *RemoveClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_cluster_proto_msgTypes[8]
+	mi := &file_tenantry_registry_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -590,7 +682,7 @@ func (x *RemoveClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveClusterResponse.ProtoReflect.Descriptor instead.
 func (*RemoveClusterResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_tenantry_registry_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 var File_tenantry_registry_v1_cluster_proto protoreflect.FileDescriptor
@@ -627,6 +719,10 @@ const file_tenantry_registry_v1_cluster_proto_rawDesc = "" +
 	"\x13DrainClusterRequest\x12<\n" +
 	"\x04name\x18\x01 \x01(\tB(\xbaH%r#2!^[a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\x04name\"O\n" +
 	"\x14DrainClusterResponse\x127\n" +
+	"\acluster\x18\x01 \x01(\v2\x1d.tenantry.registry.v1.ClusterR\acluster\"U\n" +
+	"\x15UndrainClusterRequest\x12<\n" +
+	"\x04name\x18\x01 \x01(\tB(\xbaH%r#2!^[a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\x04name\"Q\n" +
+	"\x16UndrainClusterResponse\x127\n" +
 	"\acluster\x18\x01 \x01(\v2\x1d.tenantry.registry.v1.ClusterR\acluster\"T\n" +
 	"\x14RemoveClusterRequest\x12<\n" +
 	"\x04name\x18\x01 \x01(\tB(\xbaH%r#2!^[a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\x04name\"\x17\n" +
@@ -636,11 +732,12 @@ const file_tenantry_registry_v1_cluster_proto_rawDesc = "" +
 	"\x17CLUSTER_TLS_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13CLUSTER_TLS_DISABLE\x10\x01\x12\x17\n" +
 	"\x13CLUSTER_TLS_REQUIRE\x10\x02\x12\x1b\n" +
-	"\x17CLUSTER_TLS_VERIFY_FULL\x10\x032\xb8\x03\n" +
+	"\x17CLUSTER_TLS_VERIFY_FULL\x10\x032\xa5\x04\n" +
 	"\x0eClusterService\x12n\n" +
 	"\x0fRegisterCluster\x12,.tenantry.registry.v1.RegisterClusterRequest\x1a-.tenantry.registry.v1.RegisterClusterResponse\x12e\n" +
 	"\fListClusters\x12).tenantry.registry.v1.ListClustersRequest\x1a*.tenantry.registry.v1.ListClustersResponse\x12e\n" +
-	"\fDrainCluster\x12).tenantry.registry.v1.DrainClusterRequest\x1a*.tenantry.registry.v1.DrainClusterResponse\x12h\n" +
+	"\fDrainCluster\x12).tenantry.registry.v1.DrainClusterRequest\x1a*.tenantry.registry.v1.DrainClusterResponse\x12k\n" +
+	"\x0eUndrainCluster\x12+.tenantry.registry.v1.UndrainClusterRequest\x1a,.tenantry.registry.v1.UndrainClusterResponse\x12h\n" +
 	"\rRemoveCluster\x12*.tenantry.registry.v1.RemoveClusterRequest\x1a+.tenantry.registry.v1.RemoveClusterResponseB\xe5\x01\n" +
 	"\x18com.tenantry.registry.v1B\fClusterProtoP\x01ZIgithub.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1;registryv1\xa2\x02\x03TRX\xaa\x02\x14Tenantry.Registry.V1\xca\x02\x14Tenantry\\Registry\\V1\xe2\x02 Tenantry\\Registry\\V1\\GPBMetadata\xea\x02\x16Tenantry::Registry::V1b\x06proto3"
 
@@ -657,7 +754,7 @@ func file_tenantry_registry_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_tenantry_registry_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tenantry_registry_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_tenantry_registry_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_tenantry_registry_v1_cluster_proto_goTypes = []any{
 	(ClusterTls)(0),                 // 0: tenantry.registry.v1.ClusterTls
 	(*Cluster)(nil),                 // 1: tenantry.registry.v1.Cluster
@@ -667,30 +764,35 @@ var file_tenantry_registry_v1_cluster_proto_goTypes = []any{
 	(*ListClustersResponse)(nil),    // 5: tenantry.registry.v1.ListClustersResponse
 	(*DrainClusterRequest)(nil),     // 6: tenantry.registry.v1.DrainClusterRequest
 	(*DrainClusterResponse)(nil),    // 7: tenantry.registry.v1.DrainClusterResponse
-	(*RemoveClusterRequest)(nil),    // 8: tenantry.registry.v1.RemoveClusterRequest
-	(*RemoveClusterResponse)(nil),   // 9: tenantry.registry.v1.RemoveClusterResponse
-	(*timestamppb.Timestamp)(nil),   // 10: google.protobuf.Timestamp
+	(*UndrainClusterRequest)(nil),   // 8: tenantry.registry.v1.UndrainClusterRequest
+	(*UndrainClusterResponse)(nil),  // 9: tenantry.registry.v1.UndrainClusterResponse
+	(*RemoveClusterRequest)(nil),    // 10: tenantry.registry.v1.RemoveClusterRequest
+	(*RemoveClusterResponse)(nil),   // 11: tenantry.registry.v1.RemoveClusterResponse
+	(*timestamppb.Timestamp)(nil),   // 12: google.protobuf.Timestamp
 }
 var file_tenantry_registry_v1_cluster_proto_depIdxs = []int32{
 	0,  // 0: tenantry.registry.v1.Cluster.tls:type_name -> tenantry.registry.v1.ClusterTls
-	10, // 1: tenantry.registry.v1.Cluster.create_time:type_name -> google.protobuf.Timestamp
+	12, // 1: tenantry.registry.v1.Cluster.create_time:type_name -> google.protobuf.Timestamp
 	0,  // 2: tenantry.registry.v1.RegisterClusterRequest.tls:type_name -> tenantry.registry.v1.ClusterTls
 	1,  // 3: tenantry.registry.v1.RegisterClusterResponse.cluster:type_name -> tenantry.registry.v1.Cluster
 	1,  // 4: tenantry.registry.v1.ListClustersResponse.clusters:type_name -> tenantry.registry.v1.Cluster
 	1,  // 5: tenantry.registry.v1.DrainClusterResponse.cluster:type_name -> tenantry.registry.v1.Cluster
-	2,  // 6: tenantry.registry.v1.ClusterService.RegisterCluster:input_type -> tenantry.registry.v1.RegisterClusterRequest
-	4,  // 7: tenantry.registry.v1.ClusterService.ListClusters:input_type -> tenantry.registry.v1.ListClustersRequest
-	6,  // 8: tenantry.registry.v1.ClusterService.DrainCluster:input_type -> tenantry.registry.v1.DrainClusterRequest
-	8,  // 9: tenantry.registry.v1.ClusterService.RemoveCluster:input_type -> tenantry.registry.v1.RemoveClusterRequest
-	3,  // 10: tenantry.registry.v1.ClusterService.RegisterCluster:output_type -> tenantry.registry.v1.RegisterClusterResponse
-	5,  // 11: tenantry.registry.v1.ClusterService.ListClusters:output_type -> tenantry.registry.v1.ListClustersResponse
-	7,  // 12: tenantry.registry.v1.ClusterService.DrainCluster:output_type -> tenantry.registry.v1.DrainClusterResponse
-	9,  // 13: tenantry.registry.v1.ClusterService.RemoveCluster:output_type -> tenantry.registry.v1.RemoveClusterResponse
-	10, // [10:14] is the sub-list for method output_type
-	6,  // [6:10] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	1,  // 6: tenantry.registry.v1.UndrainClusterResponse.cluster:type_name -> tenantry.registry.v1.Cluster
+	2,  // 7: tenantry.registry.v1.ClusterService.RegisterCluster:input_type -> tenantry.registry.v1.RegisterClusterRequest
+	4,  // 8: tenantry.registry.v1.ClusterService.ListClusters:input_type -> tenantry.registry.v1.ListClustersRequest
+	6,  // 9: tenantry.registry.v1.ClusterService.DrainCluster:input_type -> tenantry.registry.v1.DrainClusterRequest
+	8,  // 10: tenantry.registry.v1.ClusterService.UndrainCluster:input_type -> tenantry.registry.v1.UndrainClusterRequest
+	10, // 11: tenantry.registry.v1.ClusterService.RemoveCluster:input_type -> tenantry.registry.v1.RemoveClusterRequest
+	3,  // 12: tenantry.registry.v1.ClusterService.RegisterCluster:output_type -> tenantry.registry.v1.RegisterClusterResponse
+	5,  // 13: tenantry.registry.v1.ClusterService.ListClusters:output_type -> tenantry.registry.v1.ListClustersResponse
+	7,  // 14: tenantry.registry.v1.ClusterService.DrainCluster:output_type -> tenantry.registry.v1.DrainClusterResponse
+	9,  // 15: tenantry.registry.v1.ClusterService.UndrainCluster:output_type -> tenantry.registry.v1.UndrainClusterResponse
+	11, // 16: tenantry.registry.v1.ClusterService.RemoveCluster:output_type -> tenantry.registry.v1.RemoveClusterResponse
+	12, // [12:17] is the sub-list for method output_type
+	7,  // [7:12] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_tenantry_registry_v1_cluster_proto_init() }
@@ -704,7 +806,7 @@ func file_tenantry_registry_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenantry_registry_v1_cluster_proto_rawDesc), len(file_tenantry_registry_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,7 @@ const (
 	ClusterService_RegisterCluster_FullMethodName = "/tenantry.registry.v1.ClusterService/RegisterCluster"
 	ClusterService_ListClusters_FullMethodName    = "/tenantry.registry.v1.ClusterService/ListClusters"
 	ClusterService_DrainCluster_FullMethodName    = "/tenantry.registry.v1.ClusterService/DrainCluster"
+	ClusterService_UndrainCluster_FullMethodName  = "/tenantry.registry.v1.ClusterService/UndrainCluster"
 	ClusterService_RemoveCluster_FullMethodName   = "/tenantry.registry.v1.ClusterService/RemoveCluster"
 )
 
@@ -38,6 +39,8 @@ type ClusterServiceClient interface {
 	ListClusters(ctx context.Context, in *ListClustersRequest, opts ...grpc.CallOption) (*ListClustersResponse, error)
 	// DrainCluster keeps new tenants off a server. Repeatable. NOT_FOUND `CLUSTER_NOT_FOUND`.
 	DrainCluster(ctx context.Context, in *DrainClusterRequest, opts ...grpc.CallOption) (*DrainClusterResponse, error)
+	// UndrainCluster lets new tenants onto a server again. Repeatable. NOT_FOUND `CLUSTER_NOT_FOUND`.
+	UndrainCluster(ctx context.Context, in *UndrainClusterRequest, opts ...grpc.CallOption) (*UndrainClusterResponse, error)
 	// RemoveCluster forgets a server that holds no tenant. NOT_FOUND `CLUSTER_NOT_FOUND`, FAILED_PRECONDITION
 	// `CLUSTER_NOT_EMPTY`.
 	RemoveCluster(ctx context.Context, in *RemoveClusterRequest, opts ...grpc.CallOption) (*RemoveClusterResponse, error)
@@ -81,6 +84,16 @@ func (c *clusterServiceClient) DrainCluster(ctx context.Context, in *DrainCluste
 	return out, nil
 }
 
+func (c *clusterServiceClient) UndrainCluster(ctx context.Context, in *UndrainClusterRequest, opts ...grpc.CallOption) (*UndrainClusterResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UndrainClusterResponse)
+	err := c.cc.Invoke(ctx, ClusterService_UndrainCluster_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterServiceClient) RemoveCluster(ctx context.Context, in *RemoveClusterRequest, opts ...grpc.CallOption) (*RemoveClusterResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveClusterResponse)
@@ -104,6 +117,8 @@ type ClusterServiceServer interface {
 	ListClusters(context.Context, *ListClustersRequest) (*ListClustersResponse, error)
 	// DrainCluster keeps new tenants off a server. Repeatable. NOT_FOUND `CLUSTER_NOT_FOUND`.
 	DrainCluster(context.Context, *DrainClusterRequest) (*DrainClusterResponse, error)
+	// UndrainCluster lets new tenants onto a server again. Repeatable. NOT_FOUND `CLUSTER_NOT_FOUND`.
+	UndrainCluster(context.Context, *UndrainClusterRequest) (*UndrainClusterResponse, error)
 	// RemoveCluster forgets a server that holds no tenant. NOT_FOUND `CLUSTER_NOT_FOUND`, FAILED_PRECONDITION
 	// `CLUSTER_NOT_EMPTY`.
 	RemoveCluster(context.Context, *RemoveClusterRequest) (*RemoveClusterResponse, error)
@@ -125,6 +140,9 @@ func (UnimplementedClusterServiceServer) ListClusters(context.Context, *ListClus
 }
 func (UnimplementedClusterServiceServer) DrainCluster(context.Context, *DrainClusterRequest) (*DrainClusterResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DrainCluster not implemented")
+}
+func (UnimplementedClusterServiceServer) UndrainCluster(context.Context, *UndrainClusterRequest) (*UndrainClusterResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UndrainCluster not implemented")
 }
 func (UnimplementedClusterServiceServer) RemoveCluster(context.Context, *RemoveClusterRequest) (*RemoveClusterResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveCluster not implemented")
@@ -204,6 +222,24 @@ func _ClusterService_DrainCluster_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ClusterService_UndrainCluster_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UndrainClusterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).UndrainCluster(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_UndrainCluster_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).UndrainCluster(ctx, req.(*UndrainClusterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ClusterService_RemoveCluster_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveClusterRequest)
 	if err := dec(in); err != nil {
@@ -240,6 +276,10 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DrainCluster",
 			Handler:    _ClusterService_DrainCluster_Handler,
+		},
+		{
+			MethodName: "UndrainCluster",
+			Handler:    _ClusterService_UndrainCluster_Handler,
 		},
 		{
 			MethodName: "RemoveCluster",

@@ -1,0 +1,147 @@
+package signup
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/grpc/codes"
+
+	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
+	"github.com/tenantry/tenantry/services/internal/fault"
+	"github.com/tenantry/tenantry/services/internal/pg"
+	"github.com/tenantry/tenantry/services/internal/tenant"
+	"github.com/tenantry/tenantry/services/provisioner/internal/release"
+	"github.com/tenantry/tenantry/services/provisioner/internal/schema"
+)
+
+// build gives the company a database as the current release has it and returns the core set's version.
+func (r *Runner) build(ctx context.Context, a *attempt, reserved *registryv1.Reservation) (version string, err error) {
+	current, err := r.releases.Current(ctx)
+	if err != nil {
+		return "", err
+	}
+	conn, whole, err := r.database(ctx, a, reserved.GetTenant(), current)
+	if err != nil {
+		return "", err
+	}
+	defer func() { r.close(ctx, conn) }()
+	for {
+		if version, err = r.bring(ctx, conn, current, reserved, whole, a.copyOf != nil); err != nil {
+			return "", err
+		}
+		// Nobody is born on a release that was passed meanwhile.
+		now, err := r.releases.Current(ctx)
+		if err != nil || now.Hash == current.Hash {
+			return version, err
+		}
+		current, whole = now, false
+	}
+}
+
+// close closes a connection; the caller need not wait for it.
+func (r *Runner) close(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	r.work.Go(func() {
+		defer cancel()
+		_ = conn.Close(ctx) // What was done on it is committed.
+	})
+}
+
+// database makes the attempt's database, or takes a spare, and connects to it. whole says that it has all that the
+// release has for every company.
+func (r *Runner) database(ctx context.Context, a *attempt, t *registryv1.Tenant, current *release.Release) (conn *pgx.Conn, whole bool, err error) {
+	if a.source == undecided && a.copyOf == nil {
+		s, ok, err := r.spares.Take(ctx, t.GetCluster(), current.Hash, a.requestID, r.attempts.holder)
+		if err != nil {
+			return nil, false, err
+		}
+		if ok {
+			a.source, a.database = spare, s.ID
+			conn, whole = s.Conn, s.Release == current.Hash
+		}
+	}
+	if a.source != spare {
+		if err := r.clone(ctx, a, t, current); err != nil {
+			return nil, false, err
+		}
+	}
+	if conn != nil && conn.Ping(ctx) == nil {
+		return conn, whole, nil
+	}
+	conn, err = r.clusters.Connect(ctx, t.GetCluster(), tenant.DatabaseName(a.database))
+	return conn, whole, err
+}
+
+// copy makes the attempt's database a copy of another tenant's.
+func (r *Runner) copy(ctx context.Context, a *attempt, t *registryv1.Tenant) error {
+	out, err := r.tenants.GetTenant(ctx, &registryv1.GetTenantRequest{Company: a.copyOf.String()})
+	if err != nil {
+		return err
+	}
+	if err := r.copier.Copy(ctx, out.GetTenant(), t.GetCluster(), a.database); err != nil {
+		return err
+	}
+	if err := r.clusters.Role(ctx, t.GetCluster(), a.database, t.GetPasswordVersion()); err != nil {
+		return err
+	}
+	return r.clusters.Open(ctx, t.GetCluster(), a.database)
+}
+
+// clone makes the attempt's database of the template, or of the tenant that it is a copy of.
+func (r *Runner) clone(ctx context.Context, a *attempt, t *registryv1.Tenant, current *release.Release) error {
+	if a.source == undecided {
+		database, err := uuid.Parse(t.GetDatabaseId())
+		if err != nil {
+			return err
+		}
+		if err := r.attempts.clones(ctx, a.requestID, database); err != nil {
+			return err
+		}
+		a.source, a.database = cloned, database
+	}
+	if a.copyOf != nil {
+		return r.copy(ctx, a, t)
+	}
+	name, err := r.templates.Ensure(ctx, t.GetCluster(), current)
+	if err != nil {
+		return err
+	}
+	err = r.clusters.Create(ctx, t.GetCluster(), name, a.database, t.GetPasswordVersion())
+	if pg.Code(err) == pgerrcode.InvalidCatalogName {
+		r.templates.Forget(t.GetCluster(), current)
+		return fault.New(codes.Unavailable, fault.Unavailable, "the template is gone").Because(err)
+	}
+	return err
+}
+
+// bring applies what the database lacks of the release and of the company's plugins, and seeds it.
+func (r *Runner) bring(ctx context.Context, conn *pgx.Conn, to *release.Release, reserved *registryv1.Reservation, whole, copied bool) (version string, err error) {
+	plugins := reserved.GetTenant().GetPlugins()
+	version = to.CoreVersion
+	if !whole || len(plugins) > 0 {
+		results, err := schema.Bring(ctx, conn, to, plugins, schema.Options{})
+		if err != nil {
+			return "", err
+		}
+		version = results[0].To
+	}
+	fill := to.Seed
+	if copied {
+		fill = to.Clone
+	}
+	if !whole {
+		if err := fill.Common(ctx, conn); err != nil {
+			return "", err
+		}
+	}
+	if version == "" {
+		version = emptySet
+	}
+	return version, fill.Company(ctx, conn, reserved)
+}
+
+// emptySet is the version of a database whose core set has no file.
+const emptySet = "0"
