@@ -204,7 +204,7 @@ func (g *Gateway) report(ctx context.Context) {
 func (g *Gateway) close() error {
 	var errs []error
 	if g.forward != nil {
-		errs = append(errs, g.forward.Close())
+		g.forward.Close()
 	}
 	if g.pools != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
