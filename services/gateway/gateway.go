@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,6 +45,10 @@ type HoldLimits = routes.HoldLimits
 // `upstream/NAME`.
 func ParseUpstream(text string) (Upstream, error) { return forward.Parse(text) }
 
+// ReadUpstreams reads a file of upstreams, of which deploy/upstreams.yaml is an example. Its errors name the line and the
+// field, what was got and what is wanted.
+func ReadUpstreams(path string) ([]Upstream, error) { return forward.Read(path) }
+
 // Config says how to run a gateway.
 type Config struct {
 	// TLS are the server's files, and what it shows the registry and upstreams.
@@ -56,6 +62,10 @@ type Config struct {
 	SigningKeys []string
 	// Upstreams are the services that calls are forwarded to.
 	Upstreams []Upstream
+	// UpstreamsFile names more of them, and is read again whenever it changes; empty means that there are no more.
+	UpstreamsFile string
+	// Reload has UpstreamsFile read at once for each signal; nil means that a change is seen within seconds, and that is all.
+	Reload <-chan os.Signal
 	// Instance names this copy among others.
 	Instance string
 	// StatementTimeout is the longest that one call's SQL may run; 0 means 30 seconds.
@@ -126,7 +136,15 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 	if g.sessions, err = session.New(sessions, routing, signer, forward.AssertionMetadata, open, cfg.Logger); err != nil {
 		return nil, err
 	}
-	if g.forward, err = forward.New(cfg.Upstreams, cfg.TLS, signer, cfg.Logger); err != nil {
+	upstreams := cfg.Upstreams
+	if cfg.UpstreamsFile != "" {
+		more, err := forward.Read(cfg.UpstreamsFile)
+		if err != nil {
+			return nil, err
+		}
+		upstreams = slices.Concat(upstreams, more)
+	}
+	if g.forward, err = forward.New(upstreams, cfg.TLS, signer, cfg.Logger); err != nil {
 		return nil, err
 	}
 	g.server, err = rpc.NewServer(rpc.Config{Name: "gateway", TLS: cfg.TLS, Access: access, Authenticate: g.sessions.Authenticate, Logger: cfg.Logger,
@@ -168,6 +186,9 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 	work.Go(func() { g.routes.Run(ctx) })
 	work.Go(func() { g.sessions.Run(ctx) })
 	work.Go(func() { g.report(ctx) })
+	if g.cfg.UpstreamsFile != "" {
+		work.Go(func() { g.forward.Watch(ctx, g.cfg.UpstreamsFile, g.cfg.Upstreams, g.cfg.Reload) })
+	}
 	err := g.server.Serve(ctx, l)
 	stop()
 	work.Wait()

@@ -115,14 +115,16 @@ func (s *Server) startProvisioner(ctx context.Context, cfg Config, ports *listen
 func (s *Server) startGateway(ctx context.Context, cfg Config, ports *listeners, keys *secrets) error {
 	begun := time.Now()
 	service, err := gateway.New(ctx, gateway.Config{
-		TLS:         keys.gateway,
-		Registry:    s.env.Registry,
-		MasterKey:   keys.masterKey,
-		SigningKeys: []string{keys.assertionKey},
-		Upstreams:   cfg.Upstreams,
-		Instance:    instance(),
-		Metrics:     cfg.Metrics,
-		Logger:      cfg.Logger.Named("gateway"),
+		TLS:           keys.gateway,
+		Registry:      s.env.Registry,
+		MasterKey:     keys.masterKey,
+		SigningKeys:   []string{keys.assertionKey},
+		Upstreams:     cfg.Upstreams,
+		UpstreamsFile: cfg.UpstreamsFile,
+		Reload:        cfg.Reload,
+		Instance:      instance(),
+		Metrics:       cfg.Metrics,
+		Logger:        cfg.Logger.Named("gateway"),
 	})
 	if err != nil {
 		return err

@@ -86,6 +86,28 @@ func (f *Forwarder) Close() {
 	f.assertions.close()
 }
 
+// Stats is how an upstream is.
+type Stats struct {
+	// Calls are those under way.
+	Calls int
+	// Down is 1 while calls are kept from it because it could not be reached.
+	Down int
+}
+
+// Stats returns how each upstream is, by its name.
+func (f *Forwarder) Stats() map[string]Stats {
+	all := map[string]Stats{}
+	for _, u := range f.distinct() {
+		s := all[u.Name] // The command line may name one several times.
+		s.Calls += int(u.calls.Load())
+		if u.breaker.open() {
+			s.Down = 1
+		}
+		all[u.Name] = s
+	}
+	return all
+}
+
 // handle is one call, whatever its kind: to gRPC each is a stream of messages both ways.
 func (f *Forwarder) handle(_ any, in grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(in)
