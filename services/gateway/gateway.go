@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -50,6 +52,10 @@ func ParseUpstream(text string) (Upstream, error) { return forward.Parse(text) }
 // Limits say which calls are too many; the zero value limits nothing.
 type Limits = limits.Config
 
+// ReadUpstreams reads a file of upstreams, of which deploy/upstreams.yaml is an example. Its errors name the line and the
+// field, what was got and what is wanted.
+func ReadUpstreams(path string) ([]Upstream, error) { return forward.Read(path) }
+
 // Config says how to run a gateway.
 type Config struct {
 	// TLS are the server's files, and what it shows the registry and upstreams.
@@ -63,6 +69,10 @@ type Config struct {
 	SigningKeys []string
 	// Upstreams are the services that calls are forwarded to.
 	Upstreams []Upstream
+	// UpstreamsFile names more of them, and is read again whenever it changes; empty means that there are no more.
+	UpstreamsFile string
+	// Reload has UpstreamsFile read at once for each signal; nil means that a change is seen within seconds, and that is all.
+	Reload <-chan os.Signal
 	// Instance names this copy among others: no two that live have the same.
 	Instance string
 	// StatementTimeout is the longest that one call's SQL may run; 0 means 30 seconds.
@@ -159,7 +169,15 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 	if g.sessions, err = session.New(sessions, routing, signer, forward.AssertionMetadata, open, cfg.Logger); err != nil {
 		return nil, err
 	}
-	if g.forward, err = forward.New(cfg.Upstreams, cfg.TLS, signer, cfg.Logger); err != nil {
+	upstreams := cfg.Upstreams
+	if cfg.UpstreamsFile != "" {
+		more, err := forward.Read(cfg.UpstreamsFile)
+		if err != nil {
+			return nil, err
+		}
+		upstreams = slices.Concat(upstreams, more)
+	}
+	if g.forward, err = forward.New(upstreams, cfg.TLS, signer, cfg.Logger); err != nil {
 		return nil, err
 	}
 	if g.limits, err = limits.New(cfg.Limits); err != nil {
@@ -221,6 +239,9 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 	// The last calls need their connections, too.
 	beating, quiet := context.WithCancel(context.WithoutCancel(ctx))
 	work.Go(func() { g.budget.Run(beating) })
+	if g.cfg.UpstreamsFile != "" {
+		work.Go(func() { g.forward.Watch(ctx, g.cfg.UpstreamsFile, g.cfg.Upstreams, g.cfg.Reload) })
+	}
 	err := g.server.Serve(ctx, l)
 	stop()
 	quiet()
@@ -259,7 +280,7 @@ func (g *Gateway) close() error {
 	var errs []error
 	g.limits.Close()
 	if g.forward != nil {
-		errs = append(errs, g.forward.Close())
+		g.forward.Close()
 	}
 	if g.pools != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)

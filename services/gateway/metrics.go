@@ -5,6 +5,7 @@ import (
 
 	"github.com/tenantry/tenantry/services/gateway/internal/budget"
 	"github.com/tenantry/tenantry/services/gateway/internal/conns"
+	"github.com/tenantry/tenantry/services/gateway/internal/forward"
 	"github.com/tenantry/tenantry/services/gateway/internal/limits"
 	"github.com/tenantry/tenantry/services/gateway/internal/routes"
 	"github.com/tenantry/tenantry/services/internal/metrics"
@@ -85,6 +86,21 @@ func (g *Gateway) observe(m *metrics.Metrics) {
 	m.Gauge("gateway_calls_in_flight_limit", "Calls in flight from which calls are shed, which falls under overload; missing where it is not limited.", nil, func(context.Context) ([]metrics.Sample, error) {
 		return g.callsSample(func(s limits.Stats) int { return s.Limit })
 	})
+	for _, c := range []struct {
+		name, help string
+		of         func(forward.Stats) int
+	}{
+		{"gateway_upstream_calls", "Calls that are under way at an upstream as it is configured now, by upstream.", func(s forward.Stats) int { return s.Calls }},
+		{"gateway_upstream_down", "1 where calls are kept from an upstream because it could not be reached, by upstream.", func(s forward.Stats) int { return s.Down }},
+	} {
+		m.Gauge(c.name, c.help, []string{"upstream"}, func(context.Context) ([]metrics.Sample, error) {
+			var samples []metrics.Sample
+			for name, s := range g.forward.Stats() {
+				samples = append(samples, metrics.Sample{Value: float64(c.of(s)), Labels: []string{name}})
+			}
+			return samples, nil
+		})
+	}
 }
 
 // callsSample is one figure of the calls in flight.

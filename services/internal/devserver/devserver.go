@@ -35,6 +35,9 @@ type Config struct {
 	Upstreams []gateway.Upstream
 	// Limits say which calls are too many for the gateway.
 	Limits gateway.Limits
+	// UpstreamsFile names more of them and is read again when it changes; Reload has it read at once for each signal.
+	UpstreamsFile string
+	Reload        <-chan os.Signal
 	// Metrics are what the process tells; nil means nobody listens.
 	Metrics *metrics.Metrics
 	// Logger gets the services' logs; nil means none. PostgreSQL's log is a file in Dir.

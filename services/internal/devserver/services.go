@@ -115,12 +115,14 @@ func (s *Server) startProvisioner(ctx context.Context, cfg Config, ports *listen
 func (s *Server) startGateway(ctx context.Context, cfg Config, ports *listeners, keys *secrets) error {
 	begun := time.Now()
 	service, err := gateway.New(ctx, gateway.Config{
-		TLS:         keys.gateway,
-		Registry:    s.env.Registry,
-		MasterKey:   keys.masterKey,
-		SigningKeys: []string{keys.assertionKey},
-		Upstreams:   cfg.Upstreams,
-		Limits:      cfg.Limits,
+		TLS:           keys.gateway,
+		Registry:      s.env.Registry,
+		MasterKey:     keys.masterKey,
+		SigningKeys:   []string{keys.assertionKey},
+		Upstreams:     cfg.Upstreams,
+		UpstreamsFile: cfg.UpstreamsFile,
+		Reload:        cfg.Reload,
+		Limits:        cfg.Limits,
 		// The same at each start: one that was killed does not keep its connections from the next.
 		Instance: "dev",
 		Metrics:  cfg.Metrics,

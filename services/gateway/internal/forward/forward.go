@@ -3,17 +3,25 @@
 // about tenants is taken out, and a signed assertion of whom the call is for is put in, with which the upstream can call
 // SqlService for that tenant and no other.
 //
+// Calls go in turn to each of an upstream's addresses that is there and well. A call is repeated only where its upstream
+// cannot have worked on it: where no connection took it, a few times and then UNAVAILABLE `UPSTREAM_UNAVAILABLE`; and where
+// the upstream said in HTTP/2 that it has not looked at it (REFUSED_STREAM, or a GOAWAY that names an earlier stream), once,
+// which grpc-go does by itself and with what was sent until then. It is never repeated after anything came back, nor for a
+// status that the upstream gave: whether that is safe, only the caller knows.
+//
+// Each upstream has limits, so that one that is slow or down costs the others nothing: RESOURCE_EXHAUSTED `UPSTREAM_BUSY`
+// beyond its calls at a time, `MESSAGE_TOO_LARGE` and `METADATA_TOO_LARGE` beyond its sizes, UNAVAILABLE
+// `UPSTREAM_UNAVAILABLE` at once while its breaker is open. Upstreams can be replaced while calls are under way.
+//
 // Who the caller is, and that its company may be reached, was found out before a call comes here.
 package forward
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"maps"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -27,48 +35,18 @@ import (
 	"github.com/tenantry/tenantry/services/internal/token"
 )
 
-// Upstream is a service behind the gateway.
-type Upstream struct {
-	// Service is its full name, such as `readings.v1.ReadingsService`.
-	Service string
-	// Name is the name its certificate bears, such as `upstream/readings`: the audience of its assertions.
-	Name string
-	// Target is where it is: `host:port`, or any target that grpc-go resolves.
-	Target string
-}
-
-// Parse reads an upstream as the command line has it: `SERVICE=NAME@HOST:PORT`, where NAME stands for `upstream/NAME`,
-// which may be written, too.
-func Parse(text string) (Upstream, error) {
-	service, rest, ok := strings.Cut(text, "=")
-	name, target, ok2 := strings.Cut(rest, "@")
-	name = strings.TrimPrefix(name, upstreamGroup)
-	if !ok || !ok2 || service == "" || name == "" || target == "" || strings.Contains(name, "/") {
-		return Upstream{}, fmt.Errorf("upstream: got %q, want SERVICE=NAME@HOST:PORT", text)
-	}
-	return Upstream{Service: service, Name: upstreamGroup + name, Target: target}, nil
-}
-
-// upstreamGroup begins the name of every upstream.
-const upstreamGroup = "upstream/"
-
-// Windows of flow control, in bytes: how much of one stream, and of all streams of a connection, may be under way or lie in
-// memory here because the other side does not read. That they are fixed spares the pings by which gRPC would find them out.
-const (
-	streamWindow = 1 << 20
-	connWindow   = 4 << 20
-)
-
 // Forwarder forwards calls. Close it when the server has stopped.
 type Forwarder struct {
-	upstreams  map[string]*upstream
+	files      rpc.TLS
+	log        *zap.Logger
 	assertions *assertions
 	pumps      sync.WaitGroup
-}
 
-type upstream struct {
-	Upstream
-	conn *grpc.ClientConn
+	services atomic.Pointer[map[string]*upstream]
+
+	mu       sync.Mutex // of whoever replaces the upstreams
+	retiring sync.WaitGroup
+	closed   chan struct{}
 }
 
 // New returns a forwarder to these upstreams, which shows them the gateway's certificate and asks for theirs.
@@ -77,18 +55,11 @@ func New(upstreams []Upstream, files rpc.TLS, signer *token.Signer, log *zap.Log
 	if err != nil {
 		return nil, err
 	}
-	f := &Forwarder{upstreams: make(map[string]*upstream, len(upstreams)), assertions: signed}
-	for _, u := range upstreams {
-		if _, twice := f.upstreams[u.Service]; twice {
-			return nil, errors.Join(fmt.Errorf("forward: the service %s has two upstreams", u.Service), f.Close())
-		}
-		files.Peer = u.Name
-		conn, err := rpc.Dial(u.Target, files, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(Codec())), grpc.WithStaticStreamWindowSize(streamWindow), grpc.WithStaticConnWindowSize(connWindow))
-		if err != nil {
-			return nil, errors.Join(err, f.Close())
-		}
-		f.upstreams[u.Service] = &upstream{Upstream: u, conn: conn}
-		log.Info("forwarding", zap.String("service", u.Service), zap.String("to", u.Target), zap.String("as", u.Name))
+	f := &Forwarder{files: files, log: log, assertions: signed, closed: make(chan struct{})}
+	f.services.Store(&map[string]*upstream{})
+	if _, err := f.Use(upstreams); err != nil {
+		f.Close()
+		return nil, err
 	}
 	return f, nil
 }
@@ -97,45 +68,96 @@ func New(upstreams []Upstream, files rpc.TLS, signer *token.Signer, log *zap.Log
 // that the server does not have itself.
 func (f *Forwarder) Options() []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.ForceServerCodecV2(Codec()), grpc.UnknownServiceHandler(f.handle),
+		grpc.ForceServerCodecV2(Codec()), grpc.UnknownServiceHandler(f.handle), grpc.MaxHeaderListSize(headerBytes),
 		grpc.StaticStreamWindowSize(streamWindow), grpc.StaticConnWindowSize(connWindow),
 	}
 }
 
 // Close ends the connections to the upstreams. Calls must have ended before.
-func (f *Forwarder) Close() error {
-	var errs []error
-	for _, u := range f.upstreams {
-		errs = append(errs, u.conn.Close())
+func (f *Forwarder) Close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	close(f.closed)
+	for _, u := range f.distinct() {
+		f.retire(u)
 	}
+	f.retiring.Wait()
 	f.pumps.Wait()
 	f.assertions.close()
-	return errors.Join(errs...)
+}
+
+// Stats is how an upstream is.
+type Stats struct {
+	// Calls are those under way.
+	Calls int
+	// Down is 1 while calls are kept from it because it could not be reached.
+	Down int
+}
+
+// Stats returns how each upstream is, by its name.
+func (f *Forwarder) Stats() map[string]Stats {
+	all := map[string]Stats{}
+	for _, u := range f.distinct() {
+		s := all[u.Name] // The command line may name one several times.
+		s.Calls += int(u.calls.Load())
+		if u.breaker.open() {
+			s.Down = 1
+		}
+		all[u.Name] = s
+	}
+	return all
 }
 
 // handle is one call, whatever its kind: to gRPC each is a stream of messages both ways.
 func (f *Forwarder) handle(_ any, in grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(in)
 	service, _, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
-	u, ok := f.upstreams[service]
-	if !ok {
-		return fault.New(codes.Unimplemented, fault.UpstreamUnknown, "the gateway forwards no service %s", service).With("service", service)
-	}
-	ctx, cancel := context.WithCancel(in.Context())
-	defer cancel()
-	ctx, err := f.outgoing(ctx, u)
+	u, err := f.enter(service)
 	if err != nil {
 		return err
 	}
-	out, err := u.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method)
-	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return fault.New(codes.Unavailable, fault.UpstreamUnavailable, "%s cannot be reached", service).With("service", service).Because(err)
+	defer u.leave()
+	ctx, cancel := context.WithCancelCause(in.Context())
+	defer cancel(nil)
+	if u.Timeout > 0 {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeoutCause(ctx, u.Timeout, u.late)
+		defer stop()
 	}
-	f.pumps.Go(func() { send(in, out, cancel) })
-	return receive(in, out)
+	out, err := f.outgoing(ctx, u)
+	if err != nil {
+		return err
+	}
+	stream, err := u.open(out, service, method)
+	if err == nil {
+		p := &pump{upstream: u, service: service, in: in, out: stream}
+		f.pumps.Go(func() { p.send(cancel) })
+		err = p.receive()
+	}
+	if err != nil && ctx.Err() != nil && in.Context().Err() == nil {
+		return context.Cause(ctx) // It was ended here, and that is why.
+	}
+	return err
+}
+
+// enter counts a call in at the upstream of a service.
+func (f *Forwarder) enter(service string) (*upstream, error) {
+	for {
+		u, ok := (*f.services.Load())[service]
+		if !ok {
+			return nil, fault.New(codes.Unimplemented, fault.UpstreamUnknown, "the gateway forwards no service %s", service).With("service", service)
+		}
+		calls, ok := u.enter()
+		if !ok {
+			continue // Another was put in its place just now.
+		}
+		if calls > int64(u.MaxConcurrent) {
+			u.leave()
+			return nil, fault.New(codes.ResourceExhausted, fault.UpstreamBusy, "%s has as many calls under way as it may: %d", service, u.MaxConcurrent).
+				With("service", service).RetryIn(busyFor)
+		}
+		return u, nil
+	}
 }
 
 // outgoing is the context of the call to an upstream: the caller's metadata without what is ours to say.
@@ -149,6 +171,9 @@ func (f *Forwarder) outgoing(ctx context.Context, u *upstream) (context.Context,
 		md = metadata.MD{}
 	}
 	maps.DeleteFunc(md, func(name string, _ []string) bool { return !passes(name) })
+	if size := sizeOf(md); size > u.MaxMetadataBytes {
+		return nil, u.metadataTooLarge("the call's metadata", size)
+	}
 	md.Set(AssertionMetadata, assertion)
 	return metadata.NewOutgoingContext(ctx, md), nil
 }
@@ -165,49 +190,4 @@ func passes(name string) bool {
 	}
 	return !strings.HasPrefix(name, ":") && !strings.HasPrefix(name, "grpc-") &&
 		!strings.Contains(name, "tenant") && !strings.Contains(name, "company")
-}
-
-// send passes the caller's messages on until it has no more or the call ends.
-func send(in grpc.ServerStream, out grpc.ClientStream, cancel context.CancelFunc) {
-	for {
-		var m frame
-		err := in.RecvMsg(&m)
-		if errors.Is(err, io.EOF) {
-			// Its error is that the call has ended, of which receive knows more.
-			_ = out.CloseSend()
-			return
-		}
-		if err != nil {
-			cancel()
-			return
-		}
-		if out.SendMsg(&m) != nil {
-			return
-		}
-	}
-}
-
-// receive passes the upstream's headers, messages and trailers back and returns the status it ended with.
-func receive(in grpc.ServerStream, out grpc.ClientStream) error {
-	defer func() { in.SetTrailer(out.Trailer()) }()
-	// Headers come back before the first message, however long that takes to come. Where they cannot be had, RecvMsg
-	// tells why.
-	if header, err := out.Header(); err == nil && header != nil {
-		if err := in.SendHeader(header); err != nil {
-			return err
-		}
-	}
-	for {
-		var m frame
-		err := out.RecvMsg(&m)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := in.SendMsg(&m); err != nil {
-			return err
-		}
-	}
 }

@@ -160,9 +160,9 @@ func startWith(t testing.TB, log *zap.Logger) *fixture {
 	f.stop = stop
 
 	files := tlsOf(t, authority, "service/gateway")
-	fw, err := forward.New([]forward.Upstream{{Service: service, Name: "upstream/tests", Target: target}}, files, signer, log)
+	fw, err := forward.New([]forward.Upstream{{Services: []string{service}, Name: "upstream/tests", Addresses: []string{target}}}, files, signer, log)
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, fw.Close()) })
+	t.Cleanup(fw.Close)
 	address, _ := serve(t, log, authority, "service/gateway", rpc.Access{rpc.Forwarded: {identity.User, identity.Operator}}, fw.Options(),
 		func(context.Context, identity.Caller, metadata.MD) (identity.Caller, error) { return f.caller, nil },
 		func(*rpc.Server) {})
@@ -353,7 +353,7 @@ func TestUpstreamsAreReadFromTheCommandLine(t *testing.T) {
 	for _, name := range []string{"readings", "upstream/readings"} {
 		u, err := forward.Parse("readings.v1.ReadingsService=" + name + "@localhost:9000")
 		require.NoError(t, err)
-		require.Equal(t, forward.Upstream{Service: "readings.v1.ReadingsService", Name: "upstream/readings", Target: "localhost:9000"}, u)
+		require.Equal(t, forward.Upstream{Services: []string{"readings.v1.ReadingsService"}, Name: "upstream/readings", Addresses: []string{"localhost:9000"}}, u)
 	}
 	for _, bad := range []string{"", "a=b", "a@b:1", "=n@b:1", "a=@b:1", "a=n@", "a=x/n@b:1"} {
 		_, err := forward.Parse(bad)

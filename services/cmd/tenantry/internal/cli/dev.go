@@ -58,7 +58,10 @@ func (c *devCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	defer func() { _ = log.Sync() }() // Terminals and pipes cannot be synced, and say so.
-	cfg := devserver.Config{Dir: c.Data, Temporary: c.Temporary, Ports: devserver.DefaultPorts(), Migrations: c.Migrations, Spares: c.Spares, Upstreams: upstreams, Limits: limits, Logger: log}
+	cfg := devserver.Config{Dir: c.Data, Temporary: c.Temporary, Ports: devserver.DefaultPorts(), Migrations: c.Migrations, Spares: c.Spares, Upstreams: upstreams, UpstreamsFile: c.Upstreams, Limits: limits, Logger: log}
+	var stop func()
+	cfg.Reload, stop = c.reload()
+	defer stop()
 	if c.EphemeralPorts {
 		cfg.Ports = devserver.Ports{}
 	}

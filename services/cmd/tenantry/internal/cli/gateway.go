@@ -2,6 +2,9 @@ package cli
 
 import (
 	"context"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -34,7 +37,14 @@ func (gatewayCmd) Help() string {
 
     tenantry gateway --registry registry:7401 --master-key master.hex --signing-key assertion.pem \
         --tls-ca ca.pem --tls-cert gateway.pem --tls-key gateway-key.pem \
-        --upstream readings.v1.ReadingsService=readings@readings:7500`
+        --upstream readings.v1.ReadingsService=readings@readings:7500
+
+A file for --upstreams names upstreams with several addresses and limits of their own. Write a changed one beside it and rename it: within 2 seconds, or at once on SIGHUP, it is in force, and no call under way ends for it. One that is wrong is logged and changes nothing. For example:
+
+    upstreams:
+      - name: readings
+        services: [readings.v1.ReadingsService]
+        addresses: [readings-1:7500, readings-2:7500]`
 }
 
 // Run serves until it is interrupted.
@@ -49,6 +59,10 @@ func (c *gatewayCmd) Run(ctx context.Context) error {
 	if cfg.Limits, err = c.limits(); err != nil {
 		return err
 	}
+	var stop func()
+	cfg.UpstreamsFile = c.Upstreams
+	cfg.Reload, stop = c.reload()
+	defer stop()
 	if cfg.MasterKey, err = credential.LoadMasterKey(c.MasterKey); err != nil {
 		return usagef("`tenantry key new master FILE` makes one.", "--master-key: %v", err)
 	}
@@ -63,7 +77,8 @@ func (c *gatewayCmd) Run(ctx context.Context) error {
 
 // upstreamFlags name the services that the gateway forwards to.
 type upstreamFlags struct {
-	Upstream []string `name:"upstream" placeholder:"SERVICE=NAME@HOST:PORT" env:"TENANTRY_UPSTREAMS" help:"Forward a gRPC service, by its full name, to the upstream whose certificate says upstream/NAME. Repeatable; in the variable, with commas between."`
+	Upstream  []string `name:"upstream" placeholder:"SERVICE=NAME@HOST:PORT" env:"TENANTRY_UPSTREAMS" help:"Forward a gRPC service, by its full name, to the upstream whose certificate says upstream/NAME. Repeatable; in the variable, with commas between."`
+	Upstreams string   `name:"upstreams" type:"path" placeholder:"FILE" env:"TENANTRY_UPSTREAMS_FILE" help:"YAML file of upstreams with their addresses and limits, beside those of --upstream. It is read again when it changes, and on SIGHUP."`
 }
 
 func (f upstreamFlags) upstreams() ([]gateway.Upstream, error) {
@@ -74,6 +89,11 @@ func (f upstreamFlags) upstreams() ([]gateway.Upstream, error) {
 			return nil, usagef("For example --upstream readings.v1.ReadingsService=readings@127.0.0.1:7500.", "--%v", err)
 		}
 		upstreams = append(upstreams, u)
+	}
+	if f.Upstreams != "" {
+		if _, err := gateway.ReadUpstreams(f.Upstreams); err != nil {
+			return nil, usagef("`tenantry gateway --help` shows one.", "--%v", err)
+		}
 	}
 	return upstreams, nil
 }
@@ -92,4 +112,15 @@ func (f limitFlags) limits() (gateway.Limits, error) {
 		return l, usagef("For example --rate-per-company 500 --max-in-flight 2000; 0 is any number.", "%v", err)
 	}
 	return l, nil
+}
+
+// reload tells of each SIGHUP until it is stopped. Without a file there is nothing to reload, and SIGHUP ends the process
+// as it always did.
+func (f upstreamFlags) reload() (signals <-chan os.Signal, stop func()) {
+	if f.Upstreams == "" {
+		return nil, func() {}
+	}
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGHUP)
+	return c, func() { signal.Stop(c) }
 }

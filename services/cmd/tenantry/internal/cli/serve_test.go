@@ -46,7 +46,7 @@ func TestADSNsPasswordMayComeFromAFileOrTheEnvironmentOnly(t *testing.T) {
 
 func TestUpstreamsAreReadWithAndWithoutTheirGroup(t *testing.T) {
 	t.Parallel()
-	want := []gateway.Upstream{{Service: "readings.v1.ReadingsService", Name: "upstream/readings", Target: "127.0.0.1:7500"}}
+	want := []gateway.Upstream{{Services: []string{"readings.v1.ReadingsService"}, Name: "upstream/readings", Addresses: []string{"127.0.0.1:7500"}}}
 	for _, text := range []string{"readings.v1.ReadingsService=readings@127.0.0.1:7500", "readings.v1.ReadingsService=upstream/readings@127.0.0.1:7500"} {
 		got, err := upstreamFlags{Upstream: []string{text}}.upstreams()
 		require.NoError(t, err)
