@@ -95,9 +95,9 @@ func start(t *testing.T, cfg limits.Config, forwarded bool) *gateway {
 		Access: rpc.Access{"/" + service + "/*": {identity.Gateway}}}, func(s *rpc.Server) { testpb.RegisterTestServiceServer(s, g.upstream) })
 	signer, err := token.NewSigner()
 	require.NoError(t, err)
-	fw, err := forward.New([]forward.Upstream{{Service: service, Name: "upstream/tests", Target: target}}, g.tls(t, "service/gateway"), signer, zap.NewNop())
+	fw, err := forward.New([]forward.Upstream{{Services: []string{service}, Name: "upstream/tests", Addresses: []string{target}}}, g.tls(t, "service/gateway"), signer, zap.NewNop())
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, fw.Close()) })
+	t.Cleanup(fw.Close)
 	serving.Access, serving.Options = rpc.Access{rpc.Forwarded: kinds}, fw.Options()
 	g.address = serve(t, serving, func(*rpc.Server) {})
 	return g
