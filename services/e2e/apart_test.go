@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -87,12 +88,15 @@ func TestServicesApartInSeveralCopies(t *testing.T) {
 	registry := a.serve("TENANTRY_REGISTRY", "registry", a.registryArgs...)
 	host, port := splitAddress(t, a.env["TENANTRY_ADMIN_DSN"])
 	ok(t, a.tenantry("cluster", "register", "main", "--host", host, "--port", port, "--tls", "disable"))
-	admin := filepath.Join(a.keys, "admin.dsn")
+	admin, jobs := filepath.Join(a.keys, "admin.dsn"), freeAddress(t)
 	require.NoError(t, os.WriteFile(admin, []byte(a.env["TENANTRY_ADMIN_DSN"]), 0o600))
-	provisioner := a.serve("TENANTRY_PROVISIONER", "provisioner", "provisioner", "--cluster", "main="+admin, "--master-key", filepath.Join(a.keys, "master.hex"))
+	provisioner := a.serve("TENANTRY_PROVISIONER", "provisioner", "provisioner", "--cluster", "main="+admin, "--master-key", filepath.Join(a.keys, "master.hex"), "--jobs-ui", jobs)
 	gatewayArgs := []string{"gateway", "--master-key", filepath.Join(a.keys, "master.hex"), "--signing-key", filepath.Join(a.keys, "assertion.pem")}
 	gateways := []*process{a.serve("TENANTRY_GATEWAY", "gateway", gatewayArgs...), a.serve("TENANTRY_SECOND_GATEWAY", "gateway", gatewayArgs...)}
 
+	code, page := scrape(t, jobs, "/")
+	require.Equal(t, http.StatusOK, code)
+	require.Contains(t, page, "<title>River</title>")
 	sun := a.signUp("sun")
 	ctx := a.logIn(sun)
 	works := func(variable string) error {

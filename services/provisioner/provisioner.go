@@ -67,6 +67,8 @@ type Config struct {
 	Spares int
 	// Instance names this copy among others.
 	Instance string
+	// JobsUI is where River's pages about jobs are served, which must be a loopback address; nil means nowhere.
+	JobsUI net.Listener
 	// Metrics are what the process tells; nil means nobody listens.
 	Metrics *metrics.Metrics
 	// Logger gets the logs.
@@ -177,12 +179,15 @@ func New(ctx context.Context, cfg Config) (_ *Provisioner, err error) {
 }
 
 // Run serves, works on signups and rollouts, and builds templates ahead, until the context ends; then it closes the
-// listener and what New opened.
+// listeners and what New opened.
 func (p *Provisioner) Run(ctx context.Context, l net.Listener) error {
 	ctx, stop := context.WithCancel(ctx)
 	var work sync.WaitGroup
-	var queue error
+	var queue, ui error
 	work.Go(func() { queue = p.jobs.Run(ctx) })
+	if p.cfg.JobsUI != nil {
+		work.Go(func() { ui = p.jobs.ServeUI(ctx, p.cfg.JobsUI) })
+	}
 	work.Go(func() { p.signups.Run(ctx) })
 	work.Go(func() { p.rollouts.Run(ctx) })
 	work.Go(func() { p.warm(ctx) })
@@ -194,7 +199,7 @@ func (p *Provisioner) Run(ctx context.Context, l net.Listener) error {
 	if err != nil {
 		err = fmt.Errorf("provisioner: %w", err)
 	}
-	return errors.Join(err, queue, p.close())
+	return errors.Join(err, queue, ui, p.close())
 }
 
 // warm builds the current release's templates, so that the first signup does not wait for it.

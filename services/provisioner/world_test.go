@@ -43,6 +43,7 @@ type world struct {
 	clusters  map[string]*pgserver.Server
 	spares    int
 	address   string
+	jobsUI    string // where the pages about jobs are
 	stop      func() // the provisioner
 }
 
@@ -137,8 +138,11 @@ func (w *world) startProvisioner() {
 	for name, s := range w.clusters {
 		dsns[name] = s.DSN("postgres")
 	}
+	ui, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(w.t, err)
+	w.jobsUI = ui.Addr().String()
 	p, err := provisioner.New(w.t.Context(), provisioner.Config{TLS: w.files("service/provisioner"), DSN: w.ownDSN, Registry: w.registry, Clusters: dsns,
-		MasterKey: w.key, Migrations: w.dir, Spares: w.spares, Instance: "test", Logger: zaptest.NewLogger(w.t)})
+		MasterKey: w.key, Migrations: w.dir, Spares: w.spares, Instance: "test", JobsUI: ui, Logger: zaptest.NewLogger(w.t)})
 	require.NoError(w.t, err)
 	w.address, w.stop = w.run(p.Run)
 }

@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"maps"
+	"net"
 	"slices"
 
 	"go.uber.org/zap"
@@ -22,6 +24,7 @@ type provisionerCmd struct {
 	Migrations    string            `name:"migrations" type:"path" placeholder:"DIR" env:"TENANTRY_MIGRATIONS" help:"Tenants' migration sets: DIR/core and DIR/plugins/NAME. Default: those inside this program."`
 	Atlas         string            `name:"atlas" type:"path" placeholder:"FILE" env:"TENANTRY_ATLAS_BIN" help:"The Atlas command line. Default: atlas beside this program, else on PATH."`
 	Spares        int               `name:"spares" default:"16" placeholder:"N" env:"TENANTRY_SPARES" help:"Databases kept ready on each cluster for companies that have not come yet. Default: ${default}."`
+	JobsUI        string            `name:"jobs-ui" placeholder:"HOST:PORT" env:"TENANTRY_JOBS_UI" help:"River's pages about jobs under way, ended and failed, at http://HOST:PORT, which must be a loopback address: there is no login, and jobs can be repeated, cancelled and deleted there. Default: nowhere."`
 	Instance      string            `name:"instance" placeholder:"NAME" env:"TENANTRY_INSTANCE" help:"Name of this copy among others. Default: the host's name."`
 }
 
@@ -58,6 +61,29 @@ func (c *provisionerCmd) Run(ctx context.Context) error {
 	}
 	return c.serve(ctx, func(ctx context.Context, log *zap.Logger, m *metrics.Metrics) (service, error) {
 		cfg.Logger, cfg.Metrics = log, m
-		return provisioner.New(ctx, cfg)
+		if cfg.JobsUI, err = c.jobsUI(ctx); err != nil {
+			return nil, err
+		}
+		p, err := provisioner.New(ctx, cfg)
+		if err != nil && cfg.JobsUI != nil {
+			err = errors.Join(err, cfg.JobsUI.Close())
+		}
+		return p, err
 	})
+}
+
+// jobsUI takes the address of the pages about jobs; nil for none.
+func (c *provisionerCmd) jobsUI(ctx context.Context) (net.Listener, error) {
+	if c.JobsUI == "" {
+		return nil, nil //nolint:nilnil // no address is no listener
+	}
+	var config net.ListenConfig
+	l, err := config.Listen(ctx, "tcp", c.JobsUI)
+	if err != nil {
+		return nil, usagef("Choose another address with --jobs-ui.", "--jobs-ui: %v", err)
+	}
+	if !onLoopback(l) {
+		return nil, errors.Join(usagef("For example --jobs-ui 127.0.0.1:7408.", "--jobs-ui: got %s, want a loopback address: there is no login", c.JobsUI), l.Close())
+	}
+	return l, nil
 }

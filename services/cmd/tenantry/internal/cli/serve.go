@@ -64,10 +64,16 @@ func (f metricsFlags) expose(ctx context.Context) (exposed, error) {
 	if err != nil {
 		return exposed{}, usagef("Choose another address with --metrics.", "--metrics: %v", err)
 	}
-	if address, ok := l.Addr().(*net.TCPAddr); f.Pprof && (!ok || !address.IP.IsLoopback()) {
+	if f.Pprof && !onLoopback(l) {
 		return exposed{}, errors.Join(usagef("For example --metrics 127.0.0.1:7409.", "--pprof: got --metrics %s, want a loopback address: profiles are for nobody else", f.Metrics), l.Close())
 	}
 	return exposed{metrics.New(), l, f.Pprof}, nil
+}
+
+// onLoopback tells whether only this machine reaches a listener.
+func onLoopback(l net.Listener) bool {
+	address, ok := l.Addr().(*net.TCPAddr)
+	return ok && address.IP.IsLoopback()
 }
 
 // beside runs f with the metrics served beside it, and stops them when it has ended.

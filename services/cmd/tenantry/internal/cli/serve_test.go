@@ -44,6 +44,22 @@ func TestADSNsPasswordMayComeFromAFileOrTheEnvironmentOnly(t *testing.T) {
 	require.Equal(t, dsn, got)
 }
 
+func TestTheJobsPagesAreForLoopbackOnly(t *testing.T) {
+	t.Parallel()
+	l, err := (&provisionerCmd{}).jobsUI(t.Context())
+	require.NoError(t, err)
+	require.Nil(t, l)
+	l, err = (&provisionerCmd{JobsUI: "127.0.0.1:0"}).jobsUI(t.Context())
+	require.NoError(t, err)
+	taken := l.Addr().String()
+	for _, address := range []string{"0.0.0.0:0", ":0", "nonsense", taken} {
+		_, err := (&provisionerCmd{JobsUI: address}).jobsUI(t.Context())
+		require.Equal(t, exitUsage, exitCode(err), address)
+		require.ErrorContains(t, err, "--jobs-ui")
+	}
+	require.NoError(t, l.Close())
+}
+
 func TestUpstreamsAreReadWithAndWithoutTheirGroup(t *testing.T) {
 	t.Parallel()
 	want := []gateway.Upstream{{Services: []string{"readings.v1.ReadingsService"}, Name: "upstream/readings", Addresses: []string{"127.0.0.1:7500"}}}
