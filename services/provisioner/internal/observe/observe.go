@@ -26,7 +26,7 @@ func Register(m *metrics.Metrics, db *pgxpool.Pool) {
 		{"provisioner_rollouts", "Rollouts there ever were, by state.", []string{"state"},
 			"SELECT count(*), lower(state) FROM rollouts GROUP BY 2"},
 		{"provisioner_rollout_tenants", "Tenants of the rollout that is RUNNING or PAUSED, by state; missing when there is none.", []string{"state"},
-			`SELECT n, state FROM rollouts r, LATERAL (VALUES (total - running - succeeded - failed - skipped, 'pending'), (running, 'running'),
+			`SELECT v.n, v.state FROM rollouts r, LATERAL (VALUES (total - running - succeeded - failed - skipped, 'pending'), (running, 'running'),
 				(succeeded, 'succeeded'), (failed, 'failed'), (skipped, 'skipped')) v (n, state) WHERE r.state IN ('RUNNING', 'PAUSED')`},
 		{"provisioner_deletions", "Databases that wait for the end of their retention or of a restore, to be dropped.", nil, "SELECT count(*) FROM condemned"},
 	} {
