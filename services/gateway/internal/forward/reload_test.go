@@ -141,8 +141,8 @@ func TestAFileOfUpstreamsIsInForceWhenItChanges(t *testing.T) {
 
 	// What is not good is logged, and nothing changes.
 	for text, why := range map[string]string{
-		fileOf(a) + "    adress: x\n": "line 5: the field adress is unknown",
-		"":                            "upstreams: got none",
+		fileOf(a) + "    color: x\n": "line 5: the field color is unknown",
+		"":                           "upstreams: got none",
 		strings.Replace(fileOf(a), service, "flag.v1.Service", 1): "two upstreams",
 	} {
 		w.rename(text)
