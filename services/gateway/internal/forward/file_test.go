@@ -63,7 +63,7 @@ func TestAWrongFileSaysWhereAndWhy(t *testing.T) {
 		"upstreams:\n":                    "upstreams: got none",
 		"upstreams: 5\n":                  "upstreams: got none",
 		"upstreams: [\n":                  "line 1: did not find expected node content",
-		good + "    colour: x\n":          "line 5: the field colour is unknown",
+		good + "    color: x\n":           "line 5: the field color is unknown",
 		good + "more: 1\n":                "line 5: the field more is unknown",
 		good + "    connections: many\n":  "line 5: cannot unmarshal",
 		good + "    connections: 65\n":    "line 5: upstreams[0].connections: got 65, want 1 to 64",

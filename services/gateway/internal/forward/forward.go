@@ -22,12 +22,14 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	_ "google.golang.org/grpc/encoding/gzip" // Callers may compress what they send.
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/identity"
@@ -130,12 +132,18 @@ func (f *Forwarder) handle(_ any, in grpc.ServerStream) error {
 	}
 	stream, err := u.open(out, service, method)
 	if err == nil {
-		p := &pump{upstream: u, service: service, in: in, out: stream}
+		p := &pump{upstream: u, in: in, out: stream}
 		f.pumps.Go(func() { p.send(cancel) })
 		err = p.receive()
 	}
 	if err != nil && ctx.Err() != nil && in.Context().Err() == nil {
 		return context.Cause(ctx) // It was ended here, and that is why.
+	}
+	if status.Code(err) == codes.DeadlineExceeded && u.Timeout > 0 && in.Context().Err() == nil {
+		// The upstream's clock may be a little ahead of ours.
+		if wanted, ok := in.Context().Deadline(); !ok || time.Until(wanted) > openPause {
+			return u.late
+		}
 	}
 	return err
 }

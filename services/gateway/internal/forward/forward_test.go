@@ -197,7 +197,7 @@ func serve(t testing.TB, log *zap.Logger, authority *pki.Authority, name string,
 
 func tlsOf(t testing.TB, authority *pki.Authority, name string) rpc.TLS {
 	t.Helper()
-	files, err := authority.Issue(name, "127.0.0.1")
+	files, err := authority.Issue(name, "127.0.0.1", "localhost")
 	require.NoError(t, err)
 	return rpc.TLS{CA: authority.CA(), Cert: files.Cert, Key: files.Key}
 }

@@ -13,19 +13,17 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/tenantry/tenantry/services/internal/fault"
-	"github.com/tenantry/tenantry/services/internal/rpc"
 )
 
 // pump moves the messages of one call.
 type pump struct {
 	*upstream
-	service string
-	in      grpc.ServerStream
-	out     grpc.ClientStream
+	in  grpc.ServerStream
+	out grpc.ClientStream
 }
 
 // send passes the caller's messages on until it has no more or the call ends. Where they may not pass, it ends the call
-// and says why.
+// and says why. (What is larger than rpc.MaxMessage does not come here: grpc-go's server refuses it in its own words.)
 func (p *pump) send(cancel context.CancelCauseFunc) {
 	for {
 		var m frame
@@ -35,16 +33,13 @@ func (p *pump) send(cancel context.CancelCauseFunc) {
 			_ = p.out.CloseSend()
 			return
 		}
-		if tooLarge(err, rpc.MaxMessage) {
-			err = p.messageTooLarge("a message of the call", rpc.MaxMessage)
-		}
 		if err != nil {
 			cancel(err)
 			return
 		}
 		if m.payload.Len() > p.MaxMessageBytes {
 			m.payload.Free()
-			cancel(p.messageTooLarge("a message of the call", p.MaxMessageBytes))
+			cancel(p.messageTooLarge("a message of the call"))
 			return
 		}
 		if p.out.SendMsg(&m) != nil {
@@ -94,7 +89,7 @@ func (p *pump) end(err error, answered bool) error {
 	}
 	p.in.SetTrailer(trailer)
 	if tooLarge(err, p.MaxMessageBytes) {
-		return p.messageTooLarge("a message of the answer", p.MaxMessageBytes)
+		return p.messageTooLarge("a message of the answer")
 	}
 	return err
 }
@@ -117,9 +112,9 @@ func sizeIn(text string) (size int) {
 	return size
 }
 
-func (p *pump) messageTooLarge(what string, most int) error {
-	return fault.New(codes.ResourceExhausted, fault.MessageTooLarge, "%s is too large, want at most %d bytes", what, most).
-		With("service", p.service).With("max_bytes", fmt.Sprint(most))
+func (u *upstream) messageTooLarge(what string) error {
+	return fault.New(codes.ResourceExhausted, fault.MessageTooLarge, "%s is too large, want at most %d bytes", what, u.MaxMessageBytes).
+		With("max_bytes", fmt.Sprint(u.MaxMessageBytes))
 }
 
 func (u *upstream) metadataTooLarge(what string, size int) error {
