@@ -109,7 +109,15 @@ func run(ctx context.Context, args []string, streams Streams, getenv func(string
 		}
 	}()
 	var r root
-	parser, err := newParser(&r, streams)
+	parser, err := kong.New(&r,
+		kong.Name("tenantry"),
+		kong.Description(description),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 110}),
+		kong.ExplicitGroups(groups()),
+		kong.Writers(streams.Out, streams.Err),
+		kong.Exit(func(code int) { panic(finished{code}) }),
+		kong.Vars{"version": version()},
+	)
 	if err != nil {
 		_, _ = fmt.Fprintln(streams.Err, "tenantry:", err)
 		return exitRefused
@@ -130,19 +138,6 @@ func run(ctx context.Context, args []string, streams Streams, getenv func(string
 		err = errInterrupted
 	}
 	return a.fail(err)
-}
-
-// newParser returns the parser of the command line, which ends by panic(finished) after --help or --version.
-func newParser(r *root, streams Streams) (*kong.Kong, error) {
-	return kong.New(r,
-		kong.Name("tenantry"),
-		kong.Description(description),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 110}),
-		kong.ExplicitGroups(groups()),
-		kong.Writers(streams.Out, streams.Err),
-		kong.Exit(func(code int) { panic(finished{code}) }),
-		kong.Vars{"version": version()},
-	)
 }
 
 // wrongUsage is kong's complaint with the way to the help of the command that it is about.
