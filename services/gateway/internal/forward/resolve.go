@@ -1,10 +1,12 @@
 package forward
 
 import (
+	"context"
 	"errors"
 	"net/url"
 	"slices"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/resolver"
 )
@@ -13,8 +15,12 @@ import (
 const scheme = "upstream"
 
 // resolution is a resolver.Builder for a list of addresses: it has grpc-go's DNS resolver look after each, and puts
-// together what those find. So a name among them stands for all copies behind it, and is resolved again when they change.
+// together what those find. So a name among them stands for all copies behind it. It is resolved again when a connection
+// breaks, as that resolver does it, and every half a minute: copies that come break nothing.
 type resolution []string
+
+// lookAgain is how often names are resolved again.
+const lookAgain = 30 * time.Second
 
 // Scheme implements resolver.Builder.
 func (resolution) Scheme() string { return scheme }
@@ -35,6 +41,7 @@ func (addresses resolution) Build(_ resolver.Target, cc resolver.ClientConn, opt
 		}
 		r.parts = append(r.parts, part)
 	}
+	r.start()
 	return r, nil
 }
 
@@ -42,9 +49,29 @@ func (addresses resolution) Build(_ resolver.Target, cc resolver.ClientConn, opt
 type resolving struct {
 	cc    resolver.ClientConn
 	parts []resolver.Resolver
+	stop  context.CancelFunc // of looking again; nil before it began
+	looks sync.WaitGroup
 
 	mu    sync.Mutex
 	found [][]resolver.Endpoint // by address
+}
+
+// start has names resolved again now and then, until Close.
+func (r *resolving) start() {
+	ctx, stop := context.WithCancel(context.Background())
+	r.stop = stop
+	r.looks.Go(func() {
+		tick := time.NewTicker(lookAgain)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				r.ResolveNow(resolver.ResolveNowOptions{})
+			}
+		}
+	})
 }
 
 // ResolveNow implements resolver.Resolver.
@@ -56,6 +83,10 @@ func (r *resolving) ResolveNow(o resolver.ResolveNowOptions) {
 
 // Close implements resolver.Resolver.
 func (r *resolving) Close() {
+	if r.stop != nil {
+		r.stop()
+		r.looks.Wait()
+	}
 	for _, p := range r.parts {
 		p.Close()
 	}
