@@ -37,7 +37,7 @@ func TestAGatewayKeepsToItsLimits(t *testing.T) {
 	a := newApart(t)
 	a.everything(20)
 	gateway := a.serve("TENANTRY_GATEWAY", "gateway", "gateway", "--master-key", a.keys+"/master.hex", "--signing-key", a.keys+"/assertion.pem",
-		"--transaction-idle", "2s", "--transaction-timeout", "6s")
+		"--transaction-idle", "2s", "--transaction-timeout", "6s", "--statement-timeout", "10m")
 	sun := a.customers(1)[0]
 	client := gatewayv1.NewSqlServiceClient(a.dial("TENANTRY_GATEWAY", asNobody))
 	t.Run("a million rows take no more memory than a few", func(t *testing.T) {

@@ -27,10 +27,6 @@ import (
 // MaxMessage is the most bytes of one message, either way.
 const MaxMessage = 16 << 20
 
-// workers is how many goroutines wait for calls. One of them has the stack that calls need, where a new one would grow
-// its own with each call; what comes while all are busy has a new one.
-const workers = 64
-
 // Config describes a server.
 type Config struct {
 	// Name is the service's, for logs.
@@ -79,7 +75,6 @@ func NewServer(cfg Config) (*Server, error) {
 	g := &guard{cfg: cfg, validator: validator, log: cfg.Logger}
 	options := append([]grpc.ServerOption{
 		grpc.Creds(creds),
-		grpc.NumStreamWorkers(workers),
 		grpc.MaxRecvMsgSize(MaxMessage),
 		grpc.MaxSendMsgSize(MaxMessage),
 		grpc.UnaryInterceptor(g.unary),

@@ -34,7 +34,7 @@ const (
 
 const (
 	// opens is how often a call that no connection would take is tried, and openPause about how long it waits in between.
-	opens     = 3
+	opens     = 6
 	openPause = 50 * time.Millisecond
 	// connectTimeout is how long one attempt to connect may take, and reconnectIn the longest pause between two.
 	connectTimeout = 10 * time.Second
