@@ -67,6 +67,8 @@ func TestNothingIsLostWhileProvisionersAreKilledFiftyTimes(t *testing.T) {
 		f.inDatabase(f.databases()["c1"], "INSERT INTO things (name) VALUES ('too late') RETURNING name")
 		if f.restore("c1", backup, first) {
 			require.ElementsMatch(t, []string{"seed", "kept"}, f.inDatabase(f.databases()["c1"], "SELECT name FROM things"), "what was restored is what was copied")
+			mu.Lock()
+			defer mu.Unlock()
 			restored++
 			return
 		}
@@ -77,10 +79,19 @@ func TestNothingIsLostWhileProvisionersAreKilledFiftyTimes(t *testing.T) {
 		r := f.ended(first, f.startRollout(first, &provisionerv1.StartRolloutRequest{Concurrency: 2}))
 		require.Equal(t, provisionerv1.RolloutState_ROLLOUT_STATE_SUCCEEDED, r.GetState(), "%v", r)
 		require.Equal(t, version, r.GetToVersion())
+		mu.Lock()
+		defer mu.Unlock()
 		rollouts++
 	})
-	for i := range kills {
-		time.Sleep(100*time.Millisecond + rand.N(600*time.Millisecond))
+	// each tells whether something of each kind came to an end.
+	each := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(signedUp) > 0 && len(deleted) > 0 && restored > 0 && rollouts > 0
+	}
+	// On a slow machine little comes to an end between kills, and they go on, ever more rarely.
+	for i := 0; i < kills || i < 2*kills && !each(); i++ {
+		time.Sleep(100*time.Millisecond + rand.N(600*time.Millisecond) + time.Duration(max(0, i-kills))*200*time.Millisecond)
 		f.restart(i % 2)
 	}
 	close(stop)

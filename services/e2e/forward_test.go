@@ -24,8 +24,8 @@ import (
 func (s *system) upstream(address string) {
 	s.t.Helper()
 	binary := filepath.Join(s.t.TempDir(), "readings")
-	build := exec.Command("go", "build", "-o", binary, "./readings")
-	build.Dir = "../../examples"
+	build := exec.Command("go", "build", "-trimpath", "-o", binary, "./readings")
+	build.Dir, build.Env = "../../examples", append(os.Environ(), "CGO_ENABLED=0")
 	out, err := build.CombinedOutput()
 	require.NoError(s.t, err, "%s", out)
 	authority, err := pki.Open(filepath.Dir(s.env["TENANTRY_CA"]))
