@@ -89,9 +89,10 @@ func TestNothingIsLostWhileProvisionersAreKilledFiftyTimes(t *testing.T) {
 		defer mu.Unlock()
 		return len(signedUp) > 0 && len(deleted) > 0 && restored > 0 && rollouts > 0
 	}
-	// On a slow machine little comes to an end between kills, and they go on, ever more rarely.
-	for i := 0; i < kills || i < 2*kills && !each(); i++ {
-		time.Sleep(100*time.Millisecond + rand.N(600*time.Millisecond) + time.Duration(max(0, i-kills))*200*time.Millisecond)
+	// A copy has to live for long enough, now and then, for the slowest step to end: on a slow machine it takes seconds to
+	// judge a release.
+	for i := 0; i < kills || i < kills+10 && !each(); i++ {
+		time.Sleep(200*time.Millisecond + rand.N(1600*time.Millisecond) + time.Duration(max(0, i-kills))*500*time.Millisecond)
 		f.restart(i % 2)
 	}
 	close(stop)
