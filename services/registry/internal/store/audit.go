@@ -21,6 +21,13 @@ type event struct {
 }
 
 func appendAudit(ctx context.Context, tx pgx.Tx, e event) error {
+	var b pgx.Batch
+	e.queue(&b)
+	return tx.SendBatch(ctx, &b).Close()
+}
+
+// queue writes the event within a batch.
+func (e event) queue(b *pgx.Batch) {
 	var company *uuid.UUID
 	if e.company != uuid.Nil {
 		company = &e.company
@@ -28,9 +35,8 @@ func appendAudit(ctx context.Context, tx pgx.Tx, e event) error {
 	if e.details == nil {
 		e.details = map[string]string{}
 	}
-	_, err := tx.Exec(ctx, "INSERT INTO audit_events (actor, action, company_id, subject, details) VALUES ($1, $2, $3, $4, $5)",
+	b.Queue("INSERT INTO audit_events (actor, action, company_id, subject, details) VALUES ($1, $2, $3, $4, $5)",
 		e.actor, e.action, company, e.subject, e.details)
-	return err
 }
 
 // RecordEvent writes what was done on somebody's behalf, about a company unless it is uuid.Nil: NOT_FOUND

@@ -104,23 +104,31 @@ func clusterNotFound(name string) error {
 	return fault.New(codes.NotFound, fault.ClusterNotFound, "there is no cluster %q", name).With("cluster", name)
 }
 
-// place counts a new tenant on a cluster and returns its name: the one asked for, else the one with most room.
-func place(ctx context.Context, tx pgx.Tx, wanted string) (string, error) {
-	var name string
-	err := tx.QueryRow(ctx, `UPDATE clusters SET tenants = tenants + 1 WHERE name = (SELECT name FROM clusters
+// queuePlace counts a new tenant, within a batch, on the cluster asked for, else on the one with most room. When that was
+// sent, what it returns is the cluster's name, or empty when there is no place.
+func queuePlace(b *pgx.Batch, wanted string) (cluster *string) {
+	cluster = new(string)
+	b.Queue(`UPDATE clusters SET tenants = tenants + 1 WHERE name = (SELECT name FROM clusters
 		WHERE NOT draining AND tenants < max_tenants AND ($1 = '' OR name = $1) ORDER BY max_tenants - tenants DESC, name LIMIT 1 FOR UPDATE)
-		RETURNING name`, wanted).Scan(&name)
-	if !none(err) {
-		return name, err
-	}
+		RETURNING name`, wanted).QueryRow(func(row pgx.Row) error {
+		if err := row.Scan(cluster); !none(err) {
+			return err
+		}
+		return nil
+	})
+	return cluster
+}
+
+// noPlace is why there is no place on a cluster, or on any.
+func noPlace(ctx context.Context, db querier, wanted string) error {
 	if wanted != "" {
 		var exists bool
-		if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM clusters WHERE name = $1)", wanted).Scan(&exists); err != nil {
-			return "", err
+		if err := db.QueryRow(ctx, "SELECT EXISTS (SELECT FROM clusters WHERE name = $1)", wanted).Scan(&exists); err != nil {
+			return err
 		}
 		if !exists {
-			return "", clusterNotFound(wanted)
+			return clusterNotFound(wanted)
 		}
 	}
-	return "", fault.New(codes.ResourceExhausted, fault.NoClusterAvailable, "no cluster takes a new tenant: all are full or being drained")
+	return fault.New(codes.ResourceExhausted, fault.NoClusterAvailable, "no cluster takes a new tenant: all are full or being drained")
 }

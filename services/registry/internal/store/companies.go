@@ -152,15 +152,23 @@ func lockCompany(ctx context.Context, tx pgx.Tx, id uuid.UUID) (*registryv1.Comp
 // Suspend closes a company that is ACTIVE or in MAINTENANCE; a SUSPENDED one stays as it is. FAILED_PRECONDITION
 // `COMPANY_STATE_INVALID`.
 func (s *Store) Suspend(ctx context.Context, actor string, id uuid.UUID, reason string) (*registryv1.Company, error) {
-	return s.changeState(ctx, id, transition{actor: actor, action: "company.suspended", reason: reason,
+	err := s.changeState(ctx, id, transition{actor: actor, action: "company.suspended", reason: reason,
 		from: []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_ACTIVE, registryv1.CompanyState_COMPANY_STATE_MAINTENANCE},
 		to:   registryv1.CompanyState_COMPANY_STATE_SUSPENDED})
+	if err != nil {
+		return nil, err
+	}
+	return s.Company(ctx, id)
 }
 
 // Resume opens a SUSPENDED company; an ACTIVE one stays as it is. FAILED_PRECONDITION `COMPANY_STATE_INVALID`.
 func (s *Store) Resume(ctx context.Context, actor string, id uuid.UUID) (*registryv1.Company, error) {
-	return s.changeState(ctx, id, transition{actor: actor, action: "company.resumed",
+	err := s.changeState(ctx, id, transition{actor: actor, action: "company.resumed",
 		from: []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_SUSPENDED}, to: registryv1.CompanyState_COMPANY_STATE_ACTIVE})
+	if err != nil {
+		return nil, err
+	}
+	return s.Company(ctx, id)
 }
 
 // transition is one change of a company's state.
@@ -176,16 +184,17 @@ type transition struct {
 	held *held
 	// check is what else must hold, looked at in the same transaction before anything is changed; nil for nothing.
 	check func(ctx context.Context, tx pgx.Tx) error
-	// also is done in the same transaction, before the route is told.
+	// also is done in the same transaction, before the company is changed; nil for nothing.
 	also func(ctx context.Context, tx pgx.Tx) error
+	// writes are sent with the change itself, in one round trip; nil for none.
+	writes func(b *pgx.Batch)
 }
 
 // changeState locks a company and changes its state. One that is in the new state already is left as it is.
-func (s *Store) changeState(ctx context.Context, id uuid.UUID, t transition) (*registryv1.Company, error) {
-	var out *registryv1.Company
-	err := pg.Tx(ctx, s.pool, func(tx pgx.Tx) error {
-		var err error
-		if out, err = lockCompany(ctx, tx, id); err != nil {
+func (s *Store) changeState(ctx context.Context, id uuid.UUID, t transition) error {
+	return pg.Tx(ctx, s.pool, func(tx pgx.Tx) error {
+		c, err := lockCompany(ctx, tx, id)
+		if err != nil {
 			return err
 		}
 		if t.choose != nil {
@@ -193,16 +202,11 @@ func (s *Store) changeState(ctx context.Context, id uuid.UUID, t transition) (*r
 				return err
 			}
 		}
-		if out.GetState() == t.to {
+		if c.GetState() == t.to {
 			return nil
 		}
-		if err := change(ctx, tx, id, out.GetState(), t); err != nil {
-			return err
-		}
-		out, err = company(ctx, tx, id)
-		return err
+		return change(ctx, tx, id, c.GetState(), t)
 	})
-	return out, err
 }
 
 // change is the one place where a company's state changes, from one that the transition allows. The company is locked.
@@ -220,23 +224,27 @@ func change(ctx context.Context, tx pgx.Tx, id uuid.UUID, from registryv1.Compan
 			return err
 		}
 	}
-	holder, duration := t.held.columns()
-	if _, err := tx.Exec(ctx, `UPDATE companies SET state = $2, state_reason = $3, updated_at = now(), purge_at = $4,
-		state_before = CASE WHEN $4::timestamptz IS NOT NULL THEN state END, maintenance_holder = $5, maintenance_until = clock_timestamp() + $6::interval WHERE id = $1`,
-		id, stateName(t.to), t.reason, t.purge, holder, duration); err != nil {
-		return err
-	}
 	if t.also != nil {
 		if err := t.also(ctx, tx); err != nil {
 			return err
 		}
 	}
+	var b pgx.Batch
+	holder, duration := t.held.columns()
+	b.Queue(`UPDATE companies SET state = $2, state_reason = $3, updated_at = now(), purge_at = $4,
+		state_before = CASE WHEN $4::timestamptz IS NOT NULL THEN state END, maintenance_holder = $5, maintenance_until = clock_timestamp() + $6::interval WHERE id = $1`,
+		id, stateName(t.to), t.reason, t.purge, holder, duration)
+	if t.writes != nil {
+		t.writes(&b)
+	}
 	details := map[string]string{"from": stateName(from), "to": stateName(t.to)}
 	if t.reason != "" {
 		details["reason"] = t.reason
 	}
-	if err := appendAudit(ctx, tx, event{actor: t.actor, action: t.action, company: id, details: details}); err != nil {
+	event{actor: t.actor, action: t.action, company: id, details: details}.queue(&b)
+	events := queueRoutes(&b, []uuid.UUID{id})
+	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 		return err
 	}
-	return appendRoute(ctx, tx, id)
+	return appendEvents(ctx, tx, *events)
 }

@@ -21,7 +21,7 @@ var inUse = []registryv1.CompanyState{
 // BeginDeletion closes a company until a time from which on its database may be dropped. A DELETING one keeps its time.
 // FAILED_PRECONDITION `COMPANY_STATE_INVALID`.
 func (s *Store) BeginDeletion(ctx context.Context, actor string, id uuid.UUID, purge time.Time) (*registryv1.Tenant, error) {
-	_, err := s.changeState(ctx, id, transition{actor: actor, action: "company.deleting", from: inUse,
+	err := s.changeState(ctx, id, transition{actor: actor, action: "company.deleting", from: inUse,
 		to: registryv1.CompanyState_COMPANY_STATE_DELETING, purge: &purge})
 	if err != nil {
 		return nil, err
@@ -32,7 +32,7 @@ func (s *Store) BeginDeletion(ctx context.Context, actor string, id uuid.UUID, p
 // CancelDeletion gives a DELETING company the state back that it had; one that had MAINTENANCE is ACTIVE. A company that is
 // in use is left as it is. FAILED_PRECONDITION `PURGE_TIME_PASSED`, `COMPANY_STATE_INVALID`.
 func (s *Store) CancelDeletion(ctx context.Context, actor string, id uuid.UUID) (*registryv1.Tenant, error) {
-	_, err := s.changeState(ctx, id, transition{actor: actor, action: "company.undeleted",
+	err := s.changeState(ctx, id, transition{actor: actor, action: "company.undeleted",
 		from:   []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_DELETING},
 		choose: func(ctx context.Context, tx pgx.Tx) (registryv1.CompanyState, error) { return stateToKeep(ctx, tx, id) },
 		check: func(ctx context.Context, tx pgx.Tx) error {
@@ -70,7 +70,7 @@ func stateToKeep(ctx context.Context, tx pgx.Tx, id uuid.UUID) (registryv1.Compa
 // EndDeletion makes a DELETING company DELETED: its slug and e-mails are free, its people and keys are gone, and its
 // cluster has room again. FAILED_PRECONDITION `COMPANY_STATE_INVALID`, also before its time.
 func (s *Store) EndDeletion(ctx context.Context, actor string, id uuid.UUID) (*registryv1.Tenant, error) {
-	_, err := s.changeState(ctx, id, transition{actor: actor, action: "company.deleted",
+	err := s.changeState(ctx, id, transition{actor: actor, action: "company.deleted",
 		from: []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_DELETING}, to: registryv1.CompanyState_COMPANY_STATE_DELETED,
 		check: func(ctx context.Context, tx pgx.Tx) error {
 			var early bool

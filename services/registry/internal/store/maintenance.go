@@ -45,7 +45,7 @@ type holding struct {
 // BeginMaintenance puts an ACTIVE company in MAINTENANCE for a while. From the same holder it moves the end of one that is
 // in it. FAILED_PRECONDITION `MAINTENANCE_HELD`, `COMPANY_STATE_INVALID`.
 func (s *Store) BeginMaintenance(ctx context.Context, actor string, id uuid.UUID, holder string, duration time.Duration) (*registryv1.Tenant, error) {
-	_, err := s.changeState(ctx, id, transition{actor: actor, action: "company.maintenance_begun", reason: holder, held: &held{holder, duration},
+	err := s.changeState(ctx, id, transition{actor: actor, action: "company.maintenance_begun", reason: holder, held: &held{holder, duration},
 		from: []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_ACTIVE},
 		choose: func(ctx context.Context, tx pgx.Tx) (registryv1.CompanyState, error) {
 			before, err := heldBy(ctx, tx, id)
@@ -113,7 +113,7 @@ func (s *Store) EndOverdueMaintenance(ctx context.Context) (ended int, err error
 		return 0, err
 	}
 	for _, id := range overdue {
-		_, err := s.changeState(ctx, id, transition{actor: registryActor, action: "company.maintenance_expired",
+		err := s.changeState(ctx, id, transition{actor: registryActor, action: "company.maintenance_expired",
 			from: []registryv1.CompanyState{inMaintenance}, to: registryv1.CompanyState_COMPANY_STATE_ACTIVE,
 			check: func(ctx context.Context, tx pgx.Tx) error {
 				before, err := heldBy(ctx, tx, id)

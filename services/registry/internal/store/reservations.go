@@ -44,37 +44,36 @@ func canonical(q *registryv1.ReserveTenantRequest) *registryv1.ReserveTenantRequ
 	return c
 }
 
-// Reservation returns what a request reserved: NOT_FOUND `RESERVATION_NOT_FOUND`.
-func (s *Store) Reservation(ctx context.Context, requestID string) (*Reserved, error) {
-	return reservation(ctx, s.pool, requestID)
-}
+const selectReservation = "SELECT r.owner_id, r.request, coalesce(r.password_hash, ''), " + tenantColumns +
+	" FROM reservations r JOIN companies c ON c.id = r.company_id JOIN tenant_databases d ON d.company_id = c.id WHERE r.request_id = $1"
 
-func reservation(ctx context.Context, db querier, requestID string) (*Reserved, error) {
-	var company, owner uuid.UUID
+func scanReservation(row pgx.Row) (*Reserved, error) {
+	var owner uuid.UUID
 	var request []byte
 	out := &Reserved{request: &registryv1.ReserveTenantRequest{}}
-	err := db.QueryRow(ctx, "SELECT company_id, owner_id, request, coalesce(password_hash, '') FROM reservations WHERE request_id = $1", requestID).
-		Scan(&company, &owner, &request, &out.PasswordHash)
-	if none(err) {
-		return nil, reservationNotFound(requestID)
-	}
+	t, err := scanTenant(prefixed{row, []any{&owner, &request, &out.PasswordHash}})
 	if err != nil {
 		return nil, err
 	}
 	if err := protojson.Unmarshal(request, out.request); err != nil {
-		return nil, fmt.Errorf("the stored request %s: %w", requestID, err)
-	}
-	t, err := scanTenant(db.QueryRow(ctx, selectTenant+" WHERE c.id = $1", company))
-	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the stored request of company %s: %w", t.GetCompanyId(), err)
 	}
 	draft := proto.CloneOf(out.request.GetCompany())
 	draft.Slug = t.GetSlug()
 	out.Reservation = &registryv1.Reservation{
-		Tenant: t, RequestId: requestID, Company: draft, UsageType: out.request.GetUsageType(),
+		Tenant: t, RequestId: out.request.GetRequestId(), Company: draft, UsageType: out.request.GetUsageType(),
 		OwnerId: owner.String(), OwnerName: out.request.GetOwner().GetName(), OwnerEmail: out.request.GetOwner().GetEmail(),
 	}
 	return out, nil
+}
+
+// Reservation returns what a request reserved: NOT_FOUND `RESERVATION_NOT_FOUND`.
+func (s *Store) Reservation(ctx context.Context, requestID string) (*Reserved, error) {
+	out, err := scanReservation(s.pool.QueryRow(ctx, selectReservation, requestID))
+	if none(err) {
+		return nil, reservationNotFound(requestID)
+	}
+	return out, err
 }
 
 // Reserve records a new signup, all or nothing. A request that is recorded already is returned as it is, whether it is
@@ -86,12 +85,8 @@ func reservation(ctx context.Context, db querier, requestID string) (*Reserved, 
 func (s *Store) Reserve(ctx context.Context, actor string, q *registryv1.ReserveTenantRequest, passwordHash string) (*Reserved, error) {
 	for attempt := 0; ; attempt++ {
 		var out *Reserved
-		err := pg.Tx(ctx, s.pool, func(tx pgx.Tx) error {
-			if err := s.reserve(ctx, tx, actor, q, passwordHash, attempt); err != nil {
-				return err
-			}
-			var err error
-			out, err = reservation(ctx, tx, q.GetRequestId())
+		err := pg.Tx(ctx, s.pool, func(tx pgx.Tx) (err error) {
+			out, err = s.reserve(ctx, tx, actor, q, passwordHash, attempt)
 			return err
 		})
 		switch pg.Violated(err) {
@@ -113,61 +108,61 @@ func (s *Store) Reserve(ctx context.Context, actor string, q *registryv1.Reserve
 	}
 }
 
-func (s *Store) reserve(ctx context.Context, tx pgx.Tx, actor string, q *registryv1.ReserveTenantRequest, passwordHash string, attempt int) error {
+// reserve makes a signup's rows, in few round trips: all signups on a cluster wait for each other's count.
+func (s *Store) reserve(ctx context.Context, tx pgx.Tx, actor string, q *registryv1.ReserveTenantRequest, passwordHash string, attempt int) (out *Reserved, err error) {
 	if err := checkUsageType(ctx, tx, q.GetUsageType()); err != nil {
-		return err
+		return nil, err
 	}
 	if err := checkPlugins(ctx, tx, q.GetPlugins(), q.GetUsageType()); err != nil {
-		return err
+		return nil, err
 	}
 	company, err := uuid.Parse(q.GetCompanyId())
 	if err != nil {
-		return fault.Invalid("company_id", "got %q, want a UUID", q.GetCompanyId())
+		return nil, fault.Invalid("company_id", "got %q, want a UUID", q.GetCompanyId())
 	}
 	database, err := uuid.Parse(q.GetDatabaseId())
 	if err != nil {
-		return fault.Invalid("database_id", "got %q, want a UUID", q.GetDatabaseId())
+		return nil, fault.Invalid("database_id", "got %q, want a UUID", q.GetDatabaseId())
 	}
 	owner, err := newID()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	slug, err := freeSlug(ctx, tx, q.GetCompany(), attempt)
 	if err != nil {
-		return err
-	}
-	c := q.GetCompany()
-	if _, err := tx.Exec(ctx, `INSERT INTO companies (id, slug, name, email, phone, address, country_code, usage_type, state)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, nullif($8, ''), 'PROVISIONING')`,
-		company, slug, c.GetName(), c.GetEmail(), c.GetPhone(), c.GetAddress(), c.GetCountryCode(), q.GetUsageType()); err != nil {
-		return err
+		return nil, err
 	}
 	request, err := protojson.Marshal(canonical(q))
 	if err != nil {
+		return nil, err
+	}
+	var b pgx.Batch
+	c := q.GetCompany()
+	b.Queue(`INSERT INTO companies (id, slug, name, email, phone, address, country_code, usage_type, state)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, nullif($8, ''), 'PROVISIONING')`,
+		company, slug, c.GetName(), c.GetEmail(), c.GetPhone(), c.GetAddress(), c.GetCountryCode(), q.GetUsageType())
+	b.Queue("INSERT INTO reservations (request_id, company_id, owner_id, request, password_hash) VALUES ($1, $2, $3, $4, nullif($5, ''))",
+		q.GetRequestId(), company, owner, request, passwordHash)
+	queueOwner(&b, owner, company, q.GetOwner().GetEmail(), q.GetOwner().GetName(), passwordHash)
+	if len(q.GetPlugins()) > 0 {
+		b.Queue("INSERT INTO company_plugins (company_id, plugin) SELECT $1, unnest($2::text[])", company, q.GetPlugins())
+	}
+	cluster := queuePlace(&b, q.GetCluster())
+	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
+		return nil, err
+	}
+	if *cluster == "" {
+		return nil, noPlace(ctx, tx, q.GetCluster())
+	}
+	b = pgx.Batch{}
+	b.Queue("INSERT INTO tenant_databases (id, company_id, cluster) VALUES ($1, $2, $3)", database, company, *cluster)
+	event{actor: actor, action: "company.reserved", company: company,
+		details: map[string]string{"slug": slug, "cluster": *cluster, "request_id": q.GetRequestId()}}.queue(&b)
+	b.Queue(selectReservation, q.GetRequestId()).QueryRow(func(row pgx.Row) (err error) {
+		out, err = scanReservation(row)
 		return err
-	}
-	if _, err := tx.Exec(ctx, "INSERT INTO reservations (request_id, company_id, owner_id, request, password_hash) VALUES ($1, $2, $3, $4, nullif($5, ''))",
-		q.GetRequestId(), company, owner, request, passwordHash); err != nil {
-		return err
-	}
-	if err := insertOwner(ctx, tx, owner, company, q.GetOwner().GetEmail(), q.GetOwner().GetName(), passwordHash); err != nil {
-		return err
-	}
-	for _, p := range q.GetPlugins() {
-		if _, err := tx.Exec(ctx, "INSERT INTO company_plugins (company_id, plugin) VALUES ($1, $2)", company, p); err != nil {
-			return err
-		}
-	}
-	// Last, since all signups on a cluster wait for each other's count.
-	cluster, err := place(ctx, tx, q.GetCluster())
-	if err != nil {
-		return err
-	}
-	if _, err := tx.Exec(ctx, "INSERT INTO tenant_databases (id, company_id, cluster) VALUES ($1, $2, $3)", database, company, cluster); err != nil {
-		return err
-	}
-	return appendAudit(ctx, tx, event{actor: actor, action: "company.reserved", company: company,
-		details: map[string]string{"slug": slug, "cluster": cluster, "request_id": q.GetRequestId()}})
+	})
+	return out, tx.SendBatch(ctx, &b).Close()
 }
 
 // Rereserve takes a FAILED signup up again: PROVISIONING, with its owner and its place. One in another state stays as it
@@ -177,21 +172,23 @@ func (s *Store) Rereserve(ctx context.Context, actor string, r *Reserved) (*Rese
 	if err != nil {
 		return nil, err
 	}
-	_, err = s.changeState(ctx, id, transition{actor: actor, action: "company.reserved", reason: "",
+	err = s.changeState(ctx, id, transition{actor: actor, action: "company.reserved", reason: "",
 		from: []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_FAILED}, to: registryv1.CompanyState_COMPANY_STATE_PROVISIONING,
 		also: func(ctx context.Context, tx pgx.Tx) error {
 			owner, err := uuid.Parse(r.GetOwnerId())
 			if err != nil {
 				return err
 			}
-			if err := insertOwner(ctx, tx, owner, id, r.GetOwnerEmail(), r.GetOwnerName(), r.PasswordHash); err != nil {
+			var b pgx.Batch
+			queueOwner(&b, owner, id, r.GetOwnerEmail(), r.GetOwnerName(), r.PasswordHash)
+			cluster := queuePlace(&b, r.request.GetCluster())
+			if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 				return err
 			}
-			cluster, err := place(ctx, tx, r.request.GetCluster())
-			if err != nil {
-				return err
+			if *cluster == "" {
+				return noPlace(ctx, tx, r.request.GetCluster())
 			}
-			_, err = tx.Exec(ctx, "UPDATE tenant_databases SET cluster = $2 WHERE company_id = $1", id, cluster)
+			_, err = tx.Exec(ctx, "UPDATE tenant_databases SET cluster = $2 WHERE company_id = $1", id, *cluster)
 			return err
 		}})
 	switch pg.Violated(err) {
@@ -206,10 +203,9 @@ func (s *Store) Rereserve(ctx context.Context, actor string, r *Reserved) (*Rese
 	return s.Reservation(ctx, r.GetRequestId())
 }
 
-func insertOwner(ctx context.Context, tx pgx.Tx, id, company uuid.UUID, email, name, passwordHash string) error {
-	_, err := tx.Exec(ctx, "INSERT INTO users (id, company_id, email, name, password_hash, roles) VALUES ($1, $2, lower($3), $4, nullif($5, ''), '{owner}')",
+func queueOwner(b *pgx.Batch, id, company uuid.UUID, email, name, passwordHash string) {
+	b.Queue("INSERT INTO users (id, company_id, email, name, password_hash, roles) VALUES ($1, $2, lower($3), $4, nullif($5, ''), '{owner}')",
 		id, company, email, name, passwordHash)
-	return err
 }
 
 // freeSlug is the slug that was chosen, else one made of the name that nobody has yet.

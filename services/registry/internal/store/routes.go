@@ -19,8 +19,10 @@ const RoutesChannel = "tenantry_routes"
 // routed are the states of companies that gateways know of.
 const routed = "('ACTIVE', 'SUSPENDED', 'MAINTENANCE', 'DELETING')"
 
-const selectRoute = `SELECT c.id, d.id, c.slug, d.cluster, c.state, c.route_version, d.schema_version, d.password_version
-	FROM companies c JOIN tenant_databases d ON d.company_id = c.id`
+const (
+	routeColumns = "c.id, d.id, c.slug, d.cluster, c.state, c.route_version, d.schema_version, d.password_version"
+	selectRoute  = "SELECT " + routeColumns + " FROM companies c JOIN tenant_databases d ON d.company_id = c.id"
+)
 
 func scanRoute(row pgx.Row) (*registryv1.Route, error) {
 	r := &registryv1.Route{}
@@ -56,30 +58,44 @@ func appendRoutes(ctx context.Context, tx pgx.Tx, companies []uuid.UUID) error {
 	if len(companies) == 0 {
 		return nil
 	}
-	if _, err := tx.Exec(ctx, "UPDATE companies SET route_version = route_version + 1 WHERE id = ANY($1)", companies); err != nil {
+	var b pgx.Batch
+	events := queueRoutes(&b, companies)
+	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 		return err
 	}
-	rows, err := tx.Query(ctx, selectRoute+" WHERE c.id = ANY($1) AND c.state IN "+routed+" ORDER BY c.id", companies)
-	if err != nil {
-		return err
+	return appendEvents(ctx, tx, *events)
+}
+
+// queueRoutes raises the versions of companies' routes within a batch. When that was sent, what it returns is to be
+// appended.
+func queueRoutes(b *pgx.Batch, companies []uuid.UUID) *[]*registryv1.WatchRoutesResponse {
+	events := new([]*registryv1.WatchRoutesResponse)
+	b.Queue("UPDATE companies c SET route_version = c.route_version + 1 FROM tenant_databases d WHERE c.id = ANY($1) AND d.company_id = c.id RETURNING c.state IN "+
+		routed+", "+routeColumns, companies).Query(func(rows pgx.Rows) error {
+		for rows.Next() {
+			event, err := scanRouteEvent(rows)
+			if err != nil {
+				return err
+			}
+			*events = append(*events, event)
+		}
+		return rows.Err()
+	})
+	return events
+}
+
+// scanRouteEvent is a route as gateways are told of it, or that they need not know it any more.
+func scanRouteEvent(row pgx.Row) (*registryv1.WatchRoutesResponse, error) {
+	var told bool
+	r, err := scanRoute(prefixed{row, []any{&told}})
+	switch {
+	case err != nil:
+		return nil, err
+	case told:
+		return &registryv1.WatchRoutesResponse{Event: &registryv1.WatchRoutesResponse_Route{Route: r}}, nil
+	default:
+		return &registryv1.WatchRoutesResponse{Event: &registryv1.WatchRoutesResponse_RouteRemoved{RouteRemoved: &registryv1.RouteRemoved{CompanyId: r.GetCompanyId()}}}, nil
 	}
-	routes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*registryv1.Route, error) { return scanRoute(row) })
-	if err != nil {
-		return err
-	}
-	var events []*registryv1.WatchRoutesResponse
-	left := make(map[uuid.UUID]bool, len(companies))
-	for _, id := range companies {
-		left[id] = true
-	}
-	for _, r := range routes {
-		delete(left, uuid.UUID(r.GetCompanyId()))
-		events = append(events, &registryv1.WatchRoutesResponse{Event: &registryv1.WatchRoutesResponse_Route{Route: r}})
-	}
-	for id := range left {
-		events = append(events, &registryv1.WatchRoutesResponse{Event: &registryv1.WatchRoutesResponse_RouteRemoved{RouteRemoved: &registryv1.RouteRemoved{CompanyId: id[:]}}})
-	}
-	return appendEvents(ctx, tx, events)
 }
 
 // appendRevoked tells the gateways that sessions, or API keys, no longer work.
@@ -105,37 +121,37 @@ func appendEvent(ctx context.Context, tx pgx.Tx, m *registryv1.WatchRoutesRespon
 // appendEvents gives events their sequences. The counter's row is locked until the transaction ends, so sequences have no
 // gaps and become visible in their order. Do it last: all others wait.
 func appendEvents(ctx context.Context, tx pgx.Tx, events []*registryv1.WatchRoutesResponse) error {
-	var last int64
-	if err := tx.QueryRow(ctx, "UPDATE route_sequence SET last = last + $1 RETURNING last", len(events)).Scan(&last); err != nil {
-		return err
-	}
-	sequences, messages := make([]int64, len(events)), make([][]byte, len(events))
+	messages := make([][]byte, len(events))
 	for i, m := range events {
-		m.Sequence = last - int64(len(events)) + int64(i) + 1
 		message, err := proto.Marshal(m)
 		if err != nil {
 			return fmt.Errorf("marshal a route event: %w", err)
 		}
-		sequences[i], messages[i] = m.GetSequence(), message
+		messages[i] = message
 	}
-	_, err := tx.Exec(ctx, "WITH told AS (SELECT pg_notify($4, ($3::bigint)::text)) INSERT INTO route_events (sequence, message) SELECT e.* FROM told, unnest($1::bigint[], $2::bytea[]) e",
-		sequences, messages, last, RoutesChannel)
+	_, err := tx.Exec(ctx, `WITH counted AS (UPDATE route_sequence SET last = last + cardinality($1::bytea[]) RETURNING last),
+			told AS (SELECT last, pg_notify($2, last::text) FROM counted)
+		INSERT INTO route_events (sequence, message) SELECT told.last - cardinality($1::bytea[]) + e.n, e.message FROM told, unnest($1::bytea[]) WITH ORDINALITY e (message, n)`,
+		messages, RoutesChannel)
 	return err
 }
 
 // Events returns the route events after a sequence, at most limit, in order. ok is false when some of them were pruned.
 func (s *Store) Events(ctx context.Context, after int64, limit int) (events []*registryv1.WatchRoutesResponse, ok bool, err error) {
-	rows, err := s.pool.Query(ctx, "SELECT message FROM route_events WHERE sequence > $1 ORDER BY sequence LIMIT $2", after, limit)
+	rows, err := s.pool.Query(ctx, "SELECT sequence, message FROM route_events WHERE sequence > $1 ORDER BY sequence LIMIT $2", after, limit)
 	if err != nil {
 		return nil, false, err
 	}
 	events, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*registryv1.WatchRoutesResponse, error) {
+		var sequence int64
 		var message []byte
-		if err := row.Scan(&message); err != nil {
+		if err := row.Scan(&sequence, &message); err != nil {
 			return nil, err
 		}
 		m := &registryv1.WatchRoutesResponse{}
-		return m, proto.Unmarshal(message, m)
+		err := proto.Unmarshal(message, m)
+		m.Sequence = sequence
+		return m, err
 	})
 	if err != nil {
 		return nil, false, err

@@ -5,6 +5,7 @@ package store
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -53,3 +54,11 @@ func newID() (uuid.UUID, error) { return uuid.NewV7() }
 func companyNotFound(company string) error {
 	return fault.New(codes.NotFound, fault.CompanyNotFound, "there is no company %q", company).With("company", company)
 }
+
+// prefixed is a row with columns before those that are scanned.
+type prefixed struct {
+	pgx.Row
+	first []any
+}
+
+func (p prefixed) Scan(rest ...any) error { return p.Row.Scan(slices.Concat(p.first, rest)...) }

@@ -13,8 +13,11 @@ import (
 	"github.com/tenantry/tenantry/services/internal/pg"
 )
 
-const selectTenant = `SELECT c.id, c.slug, c.name, d.id, d.cluster, c.state, d.schema_version, d.password_version,
-	ARRAY(SELECT p.plugin FROM company_plugins p WHERE p.company_id = c.id ORDER BY 1), c.purge_at FROM companies c JOIN tenant_databases d ON d.company_id = c.id`
+const (
+	tenantColumns = `c.id, c.slug, c.name, d.id, d.cluster, c.state, d.schema_version, d.password_version,
+		ARRAY(SELECT p.plugin FROM company_plugins p WHERE p.company_id = c.id ORDER BY 1), c.purge_at`
+	selectTenant = "SELECT " + tenantColumns + " FROM companies c JOIN tenant_databases d ON d.company_id = c.id"
+)
 
 func scanTenant(row pgx.Row) (*registryv1.Tenant, error) {
 	t := &registryv1.Tenant{}
@@ -52,11 +55,10 @@ func (s *Store) ListTenants(ctx context.Context, cluster string, deleting bool, 
 // Activate opens a PROVISIONING company whose database, the reserved one or another, is at a version; an ACTIVE one stays
 // as it is.
 func (s *Store) Activate(ctx context.Context, actor string, id uuid.UUID, database *uuid.UUID, schemaVersion string) (*registryv1.Tenant, error) {
-	_, err := s.changeState(ctx, id, transition{actor: actor, action: "company.activated",
+	err := s.changeState(ctx, id, transition{actor: actor, action: "company.activated",
 		from: []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_PROVISIONING}, to: registryv1.CompanyState_COMPANY_STATE_ACTIVE,
-		also: func(ctx context.Context, tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, "UPDATE tenant_databases SET schema_version = $2, id = coalesce($3, id) WHERE company_id = $1", id, schemaVersion, database)
-			return err
+		writes: func(b *pgx.Batch) {
+			b.Queue("UPDATE tenant_databases SET schema_version = $2, id = coalesce($3, id) WHERE company_id = $1", id, schemaVersion, database)
 		}})
 	if database != nil && pg.Violated(err) == databaseKey {
 		return nil, databaseTaken("database_id", *database).Because(err)
@@ -70,15 +72,11 @@ func (s *Store) Activate(ctx context.Context, actor string, id uuid.UUID, databa
 // Fail gives a PROVISIONING company up: its slug and its owner's e-mail are free, and its cluster has room again. A
 // FAILED one stays as it is.
 func (s *Store) Fail(ctx context.Context, actor string, id uuid.UUID, reason string) (*registryv1.Tenant, error) {
-	_, err := s.changeState(ctx, id, transition{actor: actor, action: "company.failed", reason: reason,
+	err := s.changeState(ctx, id, transition{actor: actor, action: "company.failed", reason: reason,
 		from: []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_PROVISIONING}, to: registryv1.CompanyState_COMPANY_STATE_FAILED,
-		also: func(ctx context.Context, tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, "DELETE FROM users WHERE company_id = $1", id); err != nil {
-				return err
-			}
-			_, err := tx.Exec(ctx, `UPDATE clusters SET tenants = tenants - 1
-				WHERE name = (SELECT cluster FROM tenant_databases WHERE company_id = $1)`, id)
-			return err
+		writes: func(b *pgx.Batch) {
+			b.Queue("DELETE FROM users WHERE company_id = $1", id)
+			b.Queue("UPDATE clusters SET tenants = tenants - 1 WHERE name = (SELECT cluster FROM tenant_databases WHERE company_id = $1)", id)
 		}})
 	if err != nil {
 		return nil, err
