@@ -26,11 +26,19 @@ const (
 const maxConnections = 300
 
 // startDatabase starts the private PostgreSQL server and brings the services' own databases to this program's schema.
-func (s *Server) startDatabase(ctx context.Context, ports *listeners, keys *secrets) error {
+func (s *Server) startDatabase(ctx context.Context, cfg Config, ports *listeners, keys *secrets) error {
 	begun := time.Now()
 	logFile, err := os.OpenFile(s.dir.postgresLog(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("PostgreSQL's log: %w", err)
+	}
+	settings := map[string]string{
+		// A migration file may make a whole schema in one transaction.
+		"max_locks_per_transaction": "256",
+	}
+	if !cfg.Durable {
+		// What does not survive a loss of power anyway needs no whole pages in the log.
+		settings["full_page_writes"] = "off"
 	}
 	server, err := pgserver.Start(ctx, pgserver.Config{
 		Dir:            s.dir.postgres(),
@@ -38,13 +46,8 @@ func (s *Server) startDatabase(ctx context.Context, ports *listeners, keys *secr
 		MaxConnections: maxConnections,
 		Password:       keys.postgresPassword,
 		Log:            logFile,
-		Settings: map[string]string{
-			// Commits already survive the death of any process and not a loss of power (fsync is off), which whole pages in
-			// the log would not change.
-			"full_page_writes": "off",
-			// A migration file may make a whole schema in one transaction.
-			"max_locks_per_transaction": "256",
-		},
+		Fsync:          cfg.Durable,
+		Settings:       settings,
 	})
 	if err != nil {
 		return errors.Join(err, logFile.Close())

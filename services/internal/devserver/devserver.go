@@ -25,6 +25,8 @@ type Config struct {
 	Dir string
 	// Temporary deletes Dir at the end. It must not exist yet, or be empty: what someone made is not ours to delete.
 	Temporary bool
+	// Durable makes commits survive a loss of power, as in production; without, they survive the death of any process.
+	Durable bool
 	// Ports are where to listen on 127.0.0.1; zero ones are chosen freely.
 	Ports Ports
 	// Migrations is a directory of tenants' migration sets; empty means those inside the program.
@@ -92,7 +94,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.startDatabase(ctx, ports, keys); err != nil {
+	if err := s.startDatabase(ctx, cfg, ports, keys); err != nil {
 		return nil, err
 	}
 	if err := s.startServices(ctx, cfg, ports, keys); err != nil {

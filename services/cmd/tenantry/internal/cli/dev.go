@@ -22,6 +22,7 @@ type devCmd struct {
 	Migrations     string `name:"migrations" type:"path" placeholder:"DIR" env:"TENANTRY_MIGRATIONS" help:"Tenants' migration sets: DIR/core and DIR/plugins/NAME. Default: those inside this program."`
 	Spares         int    `name:"spares" default:"4" placeholder:"N" help:"Databases kept ready for companies that have not come yet. Default: ${default}; a provisioner of its own keeps 16."`
 	Temporary      bool   `name:"temporary" help:"Delete the data directory at the end. It must be missing or empty."`
+	Durable        bool   `name:"durable" help:"Have PostgreSQL wait for the disk, as in production. Without, what is committed survives the death of any process, but not a loss of power."`
 }
 
 // Help is the long help.
@@ -58,7 +59,7 @@ func (c *devCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	defer func() { _ = log.Sync() }() // Terminals and pipes cannot be synced, and say so.
-	cfg := devserver.Config{Dir: c.Data, Temporary: c.Temporary, Ports: devserver.DefaultPorts(), Migrations: c.Migrations, Spares: c.Spares, Upstreams: upstreams, UpstreamsFile: c.Upstreams, Limits: limits, Logger: log}
+	cfg := devserver.Config{Dir: c.Data, Temporary: c.Temporary, Durable: c.Durable, Ports: devserver.DefaultPorts(), Migrations: c.Migrations, Spares: c.Spares, Upstreams: upstreams, UpstreamsFile: c.Upstreams, Limits: limits, Logger: log}
 	var stop func()
 	cfg.Reload, stop = c.reload()
 	defer stop()
