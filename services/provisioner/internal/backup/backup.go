@@ -199,10 +199,7 @@ func (k *Keeper) restore(ctx context.Context, t *registryv1.Tenant, old, id uuid
 	if version == "" {
 		return nil, fault.New(codes.InvalidArgument, fault.BackupInvalid, "the copy has no history of migrations: it is not of a tenant's database")
 	}
-	if err := k.clusters.Role(ctx, t.GetCluster(), id, credential.FirstPasswordVersion); err != nil {
-		return nil, err
-	}
-	if err := k.clusters.Open(ctx, t.GetCluster(), id); err != nil {
+	if err := k.clusters.Open(ctx, t.GetCluster(), id, credential.FirstPasswordVersion); err != nil {
 		return nil, err
 	}
 	if err := k.removals.Condemn(ctx, old, t.GetCluster(), t.GetCompanyId(), removal.Replaced, time.Now().Add(grace)); err != nil {

@@ -29,8 +29,9 @@ const TenantGroup = "tenantry_tenant"
 const (
 	// poolSize is for statements on the server itself; databases have connections of their own.
 	poolSize = 12
-	// clones is how many databases are cloned at once on one server: more only wait for its disk.
-	clones = 8
+	// clones is how many databases are cloned at once on one server: of more, fewer a second are done, see
+	// docs/benchmarks.md.
+	clones = 3
 )
 
 // Set is the clusters that the provisioner administers.
@@ -136,7 +137,7 @@ func (m *member) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	return m.pool.QueryRow(ctx, "SELECT CASE WHEN current_setting('file_copy_method', true) = 'clone' THEN 'file_copy' ELSE 'wal_log' END").Scan(&m.strategy)
+	return m.pool.QueryRow(ctx, "SELECT CASE WHEN current_setting('fsync') = 'off' OR current_setting('file_copy_method', true) = 'clone' THEN 'file_copy' ELSE 'wal_log' END").Scan(&m.strategy)
 }
 
 // Connect connects to one database of a cluster as its administrator. The caller closes the connection.
@@ -200,17 +201,15 @@ func (s *Set) Size(ctx context.Context, cluster, database string) (size int64, e
 // Create makes a tenant's database as a clone of a template, and its role. It may be repeated: what is there stays. While
 // the database is not closed to everyone else, nobody can connect to it.
 //
-// STRATEGY wal_log is by far the faster with fsync on, see docs/benchmarks.md: file_copy makes two checkpoints. On a server
-// of PostgreSQL 18 or later whose file_copy_method is clone, the file system shares the blocks instead, and it is that.
+// With fsync on, STRATEGY wal_log is by far the faster, see docs/benchmarks.md: file_copy makes two checkpoints. Without
+// fsync those cost little, and file_copy is the faster; so it is where file_copy_method (PostgreSQL 18 and later) is clone,
+// which has the file system share the blocks.
 func (s *Set) Create(ctx context.Context, cluster, template string, id uuid.UUID, passwordVersion int32) error {
 	m, pool, err := s.member(ctx, cluster)
 	if err != nil {
 		return err
 	}
 	name := pg.Quote(tenant.DatabaseName(id))
-	if err := s.Role(ctx, cluster, id, passwordVersion); err != nil {
-		return err
-	}
 	exists, err := s.Exists(ctx, cluster, tenant.DatabaseName(id))
 	if err != nil {
 		return err
@@ -220,19 +219,33 @@ func (s *Set) Create(ctx context.Context, cluster, template string, id uuid.UUID
 			return m.unavailable(err)
 		}
 	}
-	return s.Open(ctx, cluster, id)
+	return s.Open(ctx, cluster, id, passwordVersion)
 }
 
-// Open closes a tenant's database to everyone but its role, and lets connections in. It may be repeated.
-func (s *Set) Open(ctx context.Context, cluster string, id uuid.UUID) error {
+// Open makes a tenant's login role, or gives the one that is there the password and the group that it should have, closes
+// the tenant's database to everyone else, and lets connections in. It may be repeated.
+func (s *Set) Open(ctx context.Context, cluster string, id uuid.UUID, passwordVersion int32) error {
 	m, pool, err := s.member(ctx, cluster)
 	if err != nil {
 		return err
 	}
+	password, err := s.key.RolePassword(id, passwordVersion)
+	if err != nil {
+		return err
+	}
+	verifier, err := credential.SCRAMVerifier(password)
+	if err != nil {
+		return err
+	}
 	name := pg.Quote(tenant.DatabaseName(id))
+	options := " LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION PASSWORD '" + verifier + "'"
+	open := "; REVOKE ALL ON DATABASE " + name + " FROM PUBLIC; GRANT CONNECT ON DATABASE " + name + " TO " + name +
+		"; ALTER DATABASE " + name + " WITH ALLOW_CONNECTIONS true"
 	// One message is one transaction, and one wait for the disk.
-	_, err = pool.Exec(ctx, "REVOKE ALL ON DATABASE "+name+" FROM PUBLIC; GRANT CONNECT ON DATABASE "+name+" TO "+name+
-		"; ALTER DATABASE "+name+" WITH ALLOW_CONNECTIONS true", pgx.QueryExecModeSimpleProtocol)
+	_, err = pool.Exec(ctx, "CREATE ROLE "+name+options+" IN ROLE "+TenantGroup+open, pgx.QueryExecModeSimpleProtocol)
+	if pg.Code(err) == pgerrcode.DuplicateObject {
+		_, err = pool.Exec(ctx, "ALTER ROLE "+name+options+"; GRANT "+TenantGroup+" TO "+name+open, pgx.QueryExecModeSimpleProtocol)
+	}
 	if err != nil {
 		return m.unavailable(err)
 	}
@@ -282,32 +295,6 @@ func (m *member) clone(ctx context.Context, pool *pgxpool.Pool, name, template s
 		return nil
 	}
 	return err
-}
-
-// Role makes a tenant's login role, or gives the one that is there the password and the group that it should have.
-func (s *Set) Role(ctx context.Context, cluster string, id uuid.UUID, passwordVersion int32) error {
-	m, pool, err := s.member(ctx, cluster)
-	if err != nil {
-		return err
-	}
-	password, err := s.key.RolePassword(id, passwordVersion)
-	if err != nil {
-		return err
-	}
-	verifier, err := credential.SCRAMVerifier(password)
-	if err != nil {
-		return err
-	}
-	name := pg.Quote(tenant.DatabaseName(id))
-	options := " LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION PASSWORD '" + verifier + "'"
-	_, err = pool.Exec(ctx, "CREATE ROLE "+name+options+" IN ROLE "+TenantGroup)
-	if pg.Code(err) == pgerrcode.DuplicateObject {
-		_, err = pool.Exec(ctx, "ALTER ROLE "+name+options+"; GRANT "+TenantGroup+" TO "+name, pgx.QueryExecModeSimpleProtocol)
-	}
-	if err != nil {
-		return m.unavailable(err)
-	}
-	return nil
 }
 
 // DropRole drops a tenant's role that has no database any more. It may be repeated.

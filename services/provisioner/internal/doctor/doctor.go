@@ -156,14 +156,14 @@ func (e *examination) company(ctx context.Context, t *registryv1.Tenant, servers
 	}
 	if server.Databases[name].Open {
 		if err := e.found(finding(provisionerv1.AilmentKind_AILMENT_KIND_DATABASE_OPEN, "the database of company %s lets everyone in", t.GetSlug()), func() error {
-			return e.clusters.Open(ctx, t.GetCluster(), id)
+			return e.clusters.Open(ctx, t.GetCluster(), id, t.GetPasswordVersion())
 		}); err != nil {
 			return err
 		}
 	}
 	if !server.Roles[name] {
 		if err := e.found(finding(provisionerv1.AilmentKind_AILMENT_KIND_ROLE_MISSING, "company %s has no role to log in to its database with", t.GetSlug()), func() error {
-			return e.clusters.Role(ctx, t.GetCluster(), id, t.GetPasswordVersion())
+			return e.clusters.Open(ctx, t.GetCluster(), id, t.GetPasswordVersion())
 		}); err != nil {
 			return err
 		}

@@ -225,24 +225,21 @@ func (p *Pool) make(ctx context.Context, clusterName, templateName string, id uu
 		if err != nil {
 			return err
 		}
-		if err := p.prepare(ctx, conn, r); err != nil {
-			closeConn(conn)
-			return err
-		}
 		return p.ready(ctx, id, r, conn)
 	})
 }
 
-// prepare brings a spare to a release, with what the seed holds for every company.
-func (p *Pool) prepare(ctx context.Context, conn *pgx.Conn, r *release.Release) error {
+// bring brings a spare to a release, with what the seed holds for every company.
+func (p *Pool) bring(ctx context.Context, conn *pgx.Conn, r *release.Release) error {
 	if _, err := schema.Bring(ctx, conn, r, nil, schema.Options{}); err != nil {
 		return err
 	}
 	return r.Seed.Common(ctx, conn)
 }
 
-// ready offers a spare, and keeps the connection for whoever takes it here.
+// ready offers a spare, and keeps the connection for whoever takes it here: one that has planned what comes next.
 func (p *Pool) ready(ctx context.Context, id uuid.UUID, r *release.Release, conn *pgx.Conn) error {
+	r.Seed.Rehearse(ctx, conn)
 	p.mu.Lock()
 	p.conns[id] = conn
 	p.mu.Unlock()
@@ -295,7 +292,7 @@ func (p *Pool) renew(ctx context.Context, clusterName string, current *release.R
 				return err
 			}
 		}
-		if err := p.prepare(ctx, conn, current); err != nil {
+		if err := p.bring(ctx, conn, current); err != nil {
 			closeConn(conn)
 			return err
 		}

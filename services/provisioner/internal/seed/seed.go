@@ -66,6 +66,18 @@ func (s *Seed) Company(ctx context.Context, conn *pgx.Conn, r *registryv1.Reserv
 	return s.run(ctx, conn, s.particular, arguments(r))
 }
 
+// Rehearse has PostgreSQL plan what Company runs, without running it, on the connection that will: a session looks up all
+// that it needs to know of tables when it first meets them, which takes longer than the work itself. It makes no promise.
+func (s *Seed) Rehearse(ctx context.Context, conn *pgx.Conn) {
+	for _, text := range s.particular {
+		sql, values, err := pgx.NamedArgs{}.RewriteQuery(ctx, conn, text, nil)
+		if err == nil {
+			// What cannot be planned will say so when it is run.
+			_, _ = conn.PgConn().ExecParams(ctx, "EXPLAIN "+sql, make([][]byte, len(values)), nil, nil, nil).Close()
+		}
+	}
+}
+
 // run sends all statements at once, as one message, which PostgreSQL runs as one transaction.
 func (s *Seed) run(ctx context.Context, conn *pgx.Conn, statements []string, args pgx.NamedArgs) error {
 	if len(statements) == 0 {

@@ -118,13 +118,15 @@ func (r *Runner) finish(ctx context.Context, a *attempt, reserved *registryv1.Re
 		return t, nil
 	}
 	var version string
+	var leave func()
 	err := r.persist(ctx, func() (err error) {
-		version, err = r.build(ctx, a, reserved)
+		version, leave, err = r.build(ctx, a, reserved)
 		return pg.Unavailable(err)
 	})
 	if err != nil {
 		return nil, err
 	}
+	defer leave()
 	err = r.persist(ctx, func() error {
 		out, err := r.tenants.ActivateTenant(ctx, &registryv1.ActivateTenantRequest{CompanyId: t.GetCompanyId(), SchemaVersion: version, DatabaseId: a.database.String()})
 		if err == nil {

@@ -17,25 +17,31 @@ import (
 	"github.com/tenantry/tenantry/services/provisioner/internal/schema"
 )
 
-// build gives the company a database as the current release has it and returns the core set's version.
-func (r *Runner) build(ctx context.Context, a *attempt, reserved *registryv1.Reservation) (version string, err error) {
+// build gives the company a database as the current release has it and returns the core set's version. leave closes the
+// connection to it: the end of a session keeps a processor busy that the caller may wait for, so it comes last.
+func (r *Runner) build(ctx context.Context, a *attempt, reserved *registryv1.Reservation) (version string, leave func(), err error) {
 	current, err := r.releases.Current(ctx)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	conn, whole, err := r.database(ctx, a, reserved.GetTenant(), current)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	defer func() { r.close(ctx, conn) }()
+	leave = func() { r.close(ctx, conn) }
 	for {
 		if version, err = r.bring(ctx, conn, current, reserved, whole, a.copyOf != nil); err != nil {
-			return "", err
+			leave()
+			return "", nil, err
 		}
 		// Nobody is born on a release that was passed meanwhile.
 		now, err := r.releases.Current(ctx)
-		if err != nil || now.Hash == current.Hash {
-			return version, err
+		if err != nil {
+			leave()
+			return "", nil, err
+		}
+		if now.Hash == current.Hash {
+			return version, leave, nil
 		}
 		current, whole = now, false
 	}
@@ -51,9 +57,10 @@ func (r *Runner) close(ctx context.Context, conn *pgx.Conn) {
 }
 
 // database makes the attempt's database, or takes a spare, and connects to it. whole says that it has all that the
-// release has for every company.
+// release has for every company. The connection may be dead; then the next attempt has another.
 func (r *Runner) database(ctx context.Context, a *attempt, t *registryv1.Tenant, current *release.Release) (conn *pgx.Conn, whole bool, err error) {
-	if a.source == undecided && a.copyOf == nil {
+	fresh := a.source == undecided && a.copyOf == nil
+	if fresh {
 		s, ok, err := r.spares.Take(ctx, t.GetCluster(), current.Hash, a.requestID, r.attempts.holder)
 		if err != nil {
 			return nil, false, err
@@ -67,8 +74,9 @@ func (r *Runner) database(ctx context.Context, a *attempt, t *registryv1.Tenant,
 		if err := r.clone(ctx, a, t, current); err != nil {
 			return nil, false, err
 		}
+		whole = fresh // What a clone that was begun earlier was made of is not known.
 	}
-	if conn != nil && conn.Ping(ctx) == nil {
+	if conn != nil && !conn.IsClosed() {
 		return conn, whole, nil
 	}
 	conn, err = r.clusters.Connect(ctx, t.GetCluster(), tenant.DatabaseName(a.database))
@@ -84,10 +92,7 @@ func (r *Runner) copy(ctx context.Context, a *attempt, t *registryv1.Tenant) err
 	if err := r.copier.Copy(ctx, out.GetTenant(), t.GetCluster(), a.database); err != nil {
 		return err
 	}
-	if err := r.clusters.Role(ctx, t.GetCluster(), a.database, t.GetPasswordVersion()); err != nil {
-		return err
-	}
-	return r.clusters.Open(ctx, t.GetCluster(), a.database)
+	return r.clusters.Open(ctx, t.GetCluster(), a.database, t.GetPasswordVersion())
 }
 
 // clone makes the attempt's database of the template, or of the tenant that it is a copy of.

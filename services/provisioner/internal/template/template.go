@@ -1,11 +1,13 @@
 // Package template builds the database that new tenants are cloned from: one for each cluster and release, made once by
-// the Atlas CLI and closed by what a tenant must not see or do. Clones inherit all of it but the rights on the database
-// itself, which package cluster sets on each.
+// the Atlas CLI, closed by what a tenant must not see or do, and filled with what the seed holds for every company. Clones
+// inherit all of it but the rights on the database itself, which package cluster sets on each.
 package template
 
 import (
 	"context"
+	"crypto/sha256"
 	_ "embed"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -23,8 +25,12 @@ import (
 	"github.com/tenantry/tenantry/services/provisioner/internal/release"
 )
 
-// hashDigits is how much of a release's hash is in a template's name.
+// hashDigits is how much of what a template is made of is in its name, as a hash.
 const hashDigits = 12
+
+// recipe is raised when templates of the same release are made in another way: those that are there must not be taken for
+// the new ones.
+const recipe = "2: with what the seed holds for every company"
 
 // rights gives tenants' group its rights on what will be made, before it is; hardening takes from everyone what a
 // tenant must not have.
@@ -85,7 +91,13 @@ func (b *Builder) sweep() {
 // Name is a template's name.
 func Name(r *release.Release) string { return nameOf(r.Hash) }
 
-func nameOf(hash string) string { return "template_" + hash[:hashDigits] }
+func nameOf(hash string) string {
+	h := sha256.New()
+	for _, part := range []string{hash, rights, hardening, recipe} {
+		fmt.Fprintf(h, "%d %s\n", len(part), part)
+	}
+	return "template_" + hex.EncodeToString(h.Sum(nil))[:hashDigits]
+}
 
 // Ensure returns the name of the template of a release on a cluster, building it where there is none. However many ask,
 // in however many copies, it is built once.
@@ -174,10 +186,26 @@ func (b *Builder) build(ctx context.Context, clusterName, name string, r *releas
 	})
 }
 
-// fill applies the core set and closes what has to be closed.
-func (b *Builder) fill(ctx context.Context, clusterName, database string, r *release.Release) (err error) {
-	if err := b.run(ctx, clusterName, database, rights); err != nil {
+// fill applies the core set, closes what has to be closed, and seeds.
+func (b *Builder) fill(ctx context.Context, clusterName, database string, r *release.Release) error {
+	if err := b.on(ctx, clusterName, database, script(ctx, rights)); err != nil {
 		return err
+	}
+	if err := b.apply(ctx, clusterName, database, r); err != nil {
+		return err
+	}
+	return b.on(ctx, clusterName, database, func(conn *pgx.Conn) error {
+		if err := script(ctx, hardening)(conn); err != nil {
+			return err
+		}
+		return r.Seed.Common(ctx, conn)
+	})
+}
+
+// apply has the Atlas CLI apply the core set.
+func (b *Builder) apply(ctx context.Context, clusterName, database string, r *release.Release) (err error) {
+	if len(r.Tree.Core.Files()) == 0 {
+		return nil
 	}
 	dir, err := os.MkdirTemp("", tempPattern)
 	if err != nil {
@@ -191,31 +219,35 @@ func (b *Builder) fill(ctx context.Context, clusterName, database string, r *rel
 	if err != nil {
 		return err
 	}
-	if len(r.Tree.Core.Files()) > 0 {
-		if _, err := b.atlas.Apply(ctx, dsn, dir, ""); err != nil {
-			return err
-		}
-	}
-	return b.run(ctx, clusterName, database, hardening)
+	_, err = b.atlas.Apply(ctx, dsn, dir, "")
+	return err
 }
 
 // Secure gives tenants' group its rights in a database that was not cloned from a template, and takes from everyone what a
 // tenant must not have. It may be repeated.
 func Secure(ctx context.Context, conn *pgx.Conn) error {
 	for _, sql := range []string{rights, hardening} {
-		if _, err := conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+		if err := script(ctx, sql)(conn); err != nil {
 			return fmt.Errorf("secure the database: %w", err)
 		}
 	}
 	return nil
 }
 
-func (b *Builder) run(ctx context.Context, clusterName, database, sql string) (err error) {
+// script runs several statements in one message, which is one transaction.
+func script(ctx context.Context, sql string) func(conn *pgx.Conn) error {
+	return func(conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
+		return err
+	}
+}
+
+// on runs f with a connection to a database.
+func (b *Builder) on(ctx context.Context, clusterName, database string, f func(conn *pgx.Conn) error) (err error) {
 	conn, err := b.clusters.Connect(ctx, clusterName, database)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
-	_, err = conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
-	return err
+	return f(conn)
 }
