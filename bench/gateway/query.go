@@ -14,6 +14,7 @@ import (
 
 	"github.com/tenantry/tenantry/bench/harness"
 	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
+	"github.com/tenantry/tenantry/proto/packed"
 )
 
 const (
@@ -48,6 +49,16 @@ func queryByKey(ctx context.Context, client gatewayv1.SqlServiceClient, id int64
 
 // query hands each row of a whole result to a function.
 func query(ctx context.Context, client gatewayv1.SqlServiceClient, q *gatewayv1.QueryRequest, each func(*gatewayv1.Row)) error {
+	return messages(ctx, client, q, func(m *gatewayv1.QueryResponse) error {
+		for _, row := range m.GetRows() {
+			each(row)
+		}
+		return nil
+	})
+}
+
+// messages hands each message of a result to a function.
+func messages(ctx context.Context, client gatewayv1.SqlServiceClient, q *gatewayv1.QueryRequest, each func(*gatewayv1.QueryResponse) error) error {
 	stream, err := client.Query(ctx, q)
 	if err != nil {
 		return err
@@ -60,8 +71,8 @@ func query(ctx context.Context, client gatewayv1.SqlServiceClient, q *gatewayv1.
 		if err != nil {
 			return err
 		}
-		for _, row := range m.GetRows() {
-			each(row)
+		if err := each(m); err != nil {
+			return err
 		}
 	}
 }
@@ -152,8 +163,8 @@ func (r *rig) gatewayAndClients(ctx context.Context) (*service, clients, error) 
 	return g, conns, nil
 }
 
-// measureStream reads a million rows to the last value, which both sides have as a string each: PostgreSQL's text. It
-// also tells by how much the gateway grew meanwhile.
+// measureStream reads a million packed rows to the last value, which both sides have as a string each: PostgreSQL's text. It
+// also tells what they cost as messages, and by how much the gateway grew meanwhile.
 func measureStream(ctx context.Context, r *rig) (err error) {
 	tenants, err := r.need(ctx, 1)
 	if err != nil {
@@ -187,13 +198,18 @@ func measureStream(ctx context.Context, r *rig) (err error) {
 		return err
 	}
 	c, err := harness.Compare("stream-1m", "MB/s", 0.5, false, streamRounds,
-		rate(func(keep func(string)) (int, error) {
-			rows := 0
-			err := query(withToken(ctx, t.token), conns.sql(0), &gatewayv1.QueryRequest{Sql: everything}, func(row *gatewayv1.Row) {
-				rows++
-				for _, v := range row.GetValues() {
-					keep(v.GetText())
+		rate(func(keep func(string)) (rows int, err error) {
+			err = messages(withToken(ctx, t.token), conns.sql(0), &gatewayv1.QueryRequest{Sql: everything, Packed: true}, func(m *gatewayv1.QueryResponse) error {
+				for row, err := range packed.Rows(m.GetPackedRows()) {
+					if err != nil {
+						return err
+					}
+					rows++
+					for _, v := range row {
+						keep(string(v))
+					}
 				}
+				return nil
 			})
 			return rows, err
 		}),
@@ -217,6 +233,21 @@ func measureStream(ctx context.Context, r *rig) (err error) {
 	}
 	peak, err := g.memory("VmHWM")
 	if err != nil {
+		return err
+	}
+	unpacked, err := rate(func(keep func(string)) (rows int, err error) {
+		err = query(withToken(ctx, t.token), conns.sql(0), &gatewayv1.QueryRequest{Sql: everything}, func(row *gatewayv1.Row) {
+			rows++
+			for _, v := range row.GetValues() {
+				keep(v.GetText())
+			}
+		})
+		return rows, err
+	})(0)
+	if err != nil {
+		return err
+	}
+	if err := r.report.Printf("  with a message for each row and value: %.1f MB/s\n", unpacked); err != nil {
 		return err
 	}
 	return errors.Join(r.report.Add(c), r.report.Add(limited("stream-1m-memory", "MB growth", 64, (peak-before)/1e6)))

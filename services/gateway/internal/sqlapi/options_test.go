@@ -1,6 +1,8 @@
 package sqlapi
 
 import (
+	"errors"
+	"io"
 	"math"
 	"strconv"
 	"strings"
@@ -11,9 +13,11 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
+	"github.com/tenantry/tenantry/proto/packed"
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/identity"
 )
@@ -203,6 +207,45 @@ func TestNoMoreThanMaxRowsAreMade(t *testing.T) {
 	_, end := tx.do(rollback())
 	require.Equal(t, rolledBack, end.GetStatus())
 	require.EqualValues(t, 1, f.settled().Dials)
+}
+
+func TestPackedRowsAreTheRows(t *testing.T) {
+	t.Parallel()
+	f := start(t, Limits{}, person)
+	for _, format := range []gatewayv1.Format{gatewayv1.Format_FORMAT_TEXT, gatewayv1.Format_FORMAT_BINARY} {
+		const most = 5000
+		q := &gatewayv1.QueryRequest{Sql: "SELECT g, repeat('x', g % 40), nullif(g % 2, 0) FROM generate_series(1, 9000) g", ResultFormat: format, MaxRows: most}
+		read := func() (rows []*gatewayv1.Row, messages int) {
+			stream, err := f.client.Query(t.Context(), q)
+			require.NoError(t, err)
+			for {
+				m, err := stream.Recv()
+				if errors.Is(err, io.EOF) {
+					return rows, messages
+				}
+				require.NoError(t, err)
+				messages++
+				require.Equal(t, messages == 1, len(m.GetColumns()) == 3)
+				require.True(t, len(m.GetRows()) == 0 || len(m.GetPackedRows()) == 0)
+				require.Less(t, proto.Size(m), 32<<10)
+				rows = append(rows, m.GetRows()...)
+				for values, err := range packed.Rows(m.GetPackedRows()) {
+					require.NoError(t, err)
+					row, _ := rowOf(values, format == gatewayv1.Format_FORMAT_BINARY)
+					rows = append(rows, row)
+				}
+			}
+		}
+		want, _ := read()
+		require.Len(t, want, most)
+		q.Packed = true
+		got, messages := read()
+		require.Greater(t, messages, 3, "in many parts")
+		require.Len(t, got, most)
+		for i := range want {
+			require.True(t, proto.Equal(want[i], got[i]), "row %d: %v, packed %v", i, want[i], got[i])
+		}
+	}
 }
 
 func TestABatchCannotBeEndedByAnEmptyStatementBeforeACommit(t *testing.T) {

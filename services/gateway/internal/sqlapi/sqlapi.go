@@ -24,8 +24,10 @@ import (
 )
 
 const (
-	// messageBytes is about how much one message of a stream carries: enough that its own cost does not count.
-	messageBytes = 64 << 10
+	// messageBytes is about how much one message of a stream carries: enough that its own cost does not count, and little
+	// enough to fit, with a row too many, the buffers of 32 KB that grpc-go keeps. The next larger are of 1 MB, and are
+	// cleared each time.
+	messageBytes = 28 << 10
 	// batchBytes is the most that the results of a batch hold, which are one message.
 	batchBytes = 4 << 20
 )
@@ -189,7 +191,7 @@ func (s *Service) Query(r *gatewayv1.QueryRequest, out grpc.ServerStreamingServe
 	if err != nil {
 		return err
 	}
-	stream := &stream{send: out.Send, binary: r.GetResultFormat() == gatewayv1.Format_FORMAT_BINARY, most: r.GetMaxRows()}
+	stream := &stream{send: out.Send, binary: r.GetResultFormat() == gatewayv1.Format_FORMAT_BINARY, packed: r.GetPacked(), most: r.GetMaxRows()}
 	err = s.with(out.Context(), r.GetCompany(), func(ctx context.Context, session *pgsession.Session) error {
 		stream.begin(ctx)
 		return session.Run(ctx, call, stream)

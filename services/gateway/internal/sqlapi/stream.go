@@ -6,12 +6,14 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
+	"github.com/tenantry/tenantry/proto/packed"
 )
 
 // stream sends a result as it comes: PostgreSQL is read no faster than the caller reads. It implements pgsession.Results.
 type stream struct {
 	send   func(*gatewayv1.QueryResponse) error
 	binary bool
+	packed bool
 	most   uint32          // rows to send; 0 means all
 	ctx    context.Context // ends with the call's limit
 	next   *gatewayv1.QueryResponse
@@ -51,7 +53,12 @@ func (s *stream) Row(_ int, values [][]byte) error {
 		return nil
 	}
 	s.rows++
-	if s.wire = appendRow(s.wire, values, s.binary); len(s.wire) < messageBytes {
+	if s.packed {
+		s.wire = packed.Append(s.wire, values)
+	} else {
+		s.wire = appendRow(s.wire, values, s.binary)
+	}
+	if len(s.wire) < messageBytes {
 		return nil
 	}
 	m := s.whole()
@@ -64,7 +71,11 @@ func (s *stream) Row(_ int, values [][]byte) error {
 // whole is the next message with its rows, which protobuf appends as they are: those of a million rows as messages of
 // their own would be most of what such a call costs.
 func (s *stream) whole() *gatewayv1.QueryResponse {
-	if len(s.wire) > 0 {
+	switch {
+	case len(s.wire) == 0:
+	case s.packed:
+		s.next.PackedRows = s.wire
+	default:
 		s.next.ProtoReflect().SetUnknown(s.wire)
 	}
 	return s.next

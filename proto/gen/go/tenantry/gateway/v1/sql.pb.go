@@ -643,7 +643,10 @@ type QueryRequest struct {
 	// How its transaction is opened.
 	Transaction *TransactionOptions `protobuf:"bytes,5,opt,name=transaction,proto3" json:"transaction,omitempty"`
 	// Most rows that come back, 0 for all. PostgreSQL makes no more of a SELECT; other statements do all of what they do.
-	MaxRows       uint32 `protobuf:"varint,6,opt,name=max_rows,json=maxRows,proto3" json:"max_rows,omitempty"`
+	MaxRows uint32 `protobuf:"varint,6,opt,name=max_rows,json=maxRows,proto3" json:"max_rows,omitempty"`
+	// Rows come in `packed_rows`, which is for results of many: a message for each value is most of what they cost their
+	// reader.
+	Packed        bool `protobuf:"varint,7,opt,name=packed,proto3" json:"packed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -720,17 +723,28 @@ func (x *QueryRequest) GetMaxRows() uint32 {
 	return 0
 }
 
+func (x *QueryRequest) GetPacked() bool {
+	if x != nil {
+		return x.Packed
+	}
+	return false
+}
+
 // QueryResponse is a part of a result.
 type QueryResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The columns; in the first message only.
 	Columns []*Column `protobuf:"bytes,1,rep,name=columns,proto3" json:"columns,omitempty"`
-	// The next rows.
+	// The next rows, unless they were to be packed.
 	Rows []*Row `protobuf:"bytes,2,rep,name=rows,proto3" json:"rows,omitempty"`
 	// PostgreSQL's command tag, such as `SELECT 3`; in the last message only, and not there when `truncated`.
 	CommandTag string `protobuf:"bytes,3,opt,name=command_tag,json=commandTag,proto3" json:"command_tag,omitempty"`
 	// There are more rows than `max_rows`; in the last message only.
-	Truncated     bool `protobuf:"varint,4,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	Truncated bool `protobuf:"varint,4,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	// The next rows, when they were to be packed, one after the other, as PostgreSQL's DataRow messages have them: the number
+	// of values as two bytes, then for each value its length as four, -1 for NULL, and its bytes in the format that was asked
+	// for. Numbers are big-endian. Go reads them with the contract's package `packed`.
+	PackedRows    []byte `protobuf:"bytes,5,opt,name=packed_rows,json=packedRows,proto3" json:"packed_rows,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -791,6 +805,13 @@ func (x *QueryResponse) GetTruncated() bool {
 		return x.Truncated
 	}
 	return false
+}
+
+func (x *QueryResponse) GetPackedRows() []byte {
+	if x != nil {
+		return x.PackedRows
+	}
+	return nil
 }
 
 // ExecuteRequest is one statement.
@@ -1865,7 +1886,7 @@ const file_tenantry_gateway_v1_sql_proto_rawDesc = "" +
 	"\x05audit\x18\x03 \x01(\v2\x1a.tenantry.gateway.v1.AuditR\x05audit\"=\n" +
 	"\x05Audit\x124\n" +
 	"\n" +
-	"request_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[ -~]{0,200}$R\trequestId\"\xf6\x02\n" +
+	"request_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[ -~]{0,200}$R\trequestId\"\x8e\x03\n" +
 	"\fQueryRequest\x12\x1d\n" +
 	"\x03sql\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01(\x80\x80@R\x03sql\x12>\n" +
 	"\x06params\x18\x02 \x03(\v2\x1a.tenantry.gateway.v1.ValueB\n" +
@@ -1873,13 +1894,16 @@ const file_tenantry_gateway_v1_sql_proto_rawDesc = "" +
 	"\acompany\x18\x03 \x01(\tB.\xbaH+\xd8\x01\x01r&2$^[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\acompany\x12J\n" +
 	"\rresult_format\x18\x04 \x01(\x0e2\x1b.tenantry.gateway.v1.FormatB\b\xbaH\x05\x82\x01\x02\x10\x01R\fresultFormat\x12I\n" +
 	"\vtransaction\x18\x05 \x01(\v2'.tenantry.gateway.v1.TransactionOptionsR\vtransaction\x12&\n" +
-	"\bmax_rows\x18\x06 \x01(\rB\v\xbaH\b*\x06\x18\x80\x94\xeb\xdc\x03R\amaxRows\"\xb3\x01\n" +
+	"\bmax_rows\x18\x06 \x01(\rB\v\xbaH\b*\x06\x18\x80\x94\xeb\xdc\x03R\amaxRows\x12\x16\n" +
+	"\x06packed\x18\a \x01(\bR\x06packed\"\xd4\x01\n" +
 	"\rQueryResponse\x125\n" +
 	"\acolumns\x18\x01 \x03(\v2\x1b.tenantry.gateway.v1.ColumnR\acolumns\x12,\n" +
 	"\x04rows\x18\x02 \x03(\v2\x18.tenantry.gateway.v1.RowR\x04rows\x12\x1f\n" +
 	"\vcommand_tag\x18\x03 \x01(\tR\n" +
 	"commandTag\x12\x1c\n" +
-	"\ttruncated\x18\x04 \x01(\bR\ttruncated\"\x84\x02\n" +
+	"\ttruncated\x18\x04 \x01(\bR\ttruncated\x12\x1f\n" +
+	"\vpacked_rows\x18\x05 \x01(\fR\n" +
+	"packedRows\"\x84\x02\n" +
 	"\x0eExecuteRequest\x12\x1d\n" +
 	"\x03sql\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01(\x80\x80@R\x03sql\x12>\n" +
 	"\x06params\x18\x02 \x03(\v2\x1a.tenantry.gateway.v1.ValueB\n" +
