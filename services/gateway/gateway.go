@@ -101,6 +101,8 @@ const (
 	stale = 15 * time.Second
 	// told is how old they may be before callers are told: longer than the registry is ever silent.
 	told = 5 * time.Second
+	// workers is for how many calls at a time the gateway has goroutines ready, see docs/benchmarks.md.
+	workers = 128
 	// leaveTimeout is how long giving the connections back to the others may take.
 	leaveTimeout = 2 * time.Second
 )
@@ -184,7 +186,7 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 		return nil, err
 	}
 	serve := rpc.Config{Name: "gateway", TLS: cfg.TLS, Access: access, Authenticate: g.authenticate, Logger: cfg.Logger,
-		Options: g.forward.Options(), Observe: cfg.Metrics.Calls("gateway")}
+		Workers: workers, Options: g.forward.Options(), Observe: cfg.Metrics.Calls("gateway")}
 	if g.limits != nil {
 		serve.Limits = g.limits
 	}
@@ -278,6 +280,9 @@ func (g *Gateway) report(ctx context.Context) {
 
 func (g *Gateway) close() error {
 	var errs []error
+	if g.server != nil {
+		g.server.Stop()
+	}
 	g.limits.Close()
 	if g.forward != nil {
 		g.forward.Close()

@@ -47,6 +47,9 @@ type Config struct {
 	Observe func(method string, code codes.Code, took time.Duration)
 	// Grace is how long calls that run may go on after Serve was told to stop; 0 means 10 seconds.
 	Grace time.Duration
+	// Workers is how many goroutines stay for one call after another, with stacks that have grown to what calls need; calls
+	// beyond them get a goroutine each. They are there until the server is stopped, whether it served or not.
+	Workers int
 	// Options are added to the server's own.
 	Options []grpc.ServerOption
 }
@@ -75,6 +78,7 @@ func NewServer(cfg Config) (*Server, error) {
 	g := &guard{cfg: cfg, validator: validator, log: cfg.Logger}
 	options := append([]grpc.ServerOption{
 		grpc.Creds(creds),
+		grpc.NumStreamWorkers(uint32(cfg.Workers)),
 		grpc.MaxRecvMsgSize(MaxMessage),
 		grpc.MaxSendMsgSize(MaxMessage),
 		grpc.UnaryInterceptor(g.unary),
@@ -104,6 +108,7 @@ func (s *Server) SetPartHealthy(part string, ok bool) {
 // closes the listener. Handlers of streams that never end by themselves must watch the same context.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if err := s.cfg.Access.covers(s.GetServiceInfo()); err != nil {
+		s.Stop()
 		return errors.Join(err, l.Close())
 	}
 	s.guard.serves(s.GetServiceInfo())
