@@ -8,8 +8,9 @@
 // and what it says is read before the connection's next statement. It keeps the prepared statements.
 //
 // What a text cannot show is what it calls by way of the schema: views, policies, operators, functions of the tenant's own.
-// So each connection asks once what there is (the profile), and where something of it could leave something behind, no
-// statement on that database is clean. Writes never are, as triggers may do anything.
+// So a connection that is used more than a few times asks once what there is (the profile). Until it knows, and where
+// something of it could leave something behind, no statement on that database is clean. Writes never are, as triggers may
+// do anything.
 //
 // Statements that could look at prepared statements or put others in their place (DO, EXECUTE, PREPARE, functions that run
 // SQL they are given) run when there are none, and all are forgotten after them.

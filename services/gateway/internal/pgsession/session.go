@@ -44,8 +44,9 @@ type Session struct {
 	outdated bool
 	profile  *profile
 	// asked means that the profile was asked for.
-	asked bool
-	owed  []owed
+	asked  bool
+	resets int
+	owed   []owed
 
 	statements statements
 	runs       uint64
