@@ -2,6 +2,7 @@ package provisioner_test
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -118,4 +119,31 @@ func TestATemplateThatWasDroppedIsBuiltAgain(t *testing.T) {
 	q := signup(3)
 	_, err := w.tenants().CreateTenant(t.Context(), q)
 	require.NoError(t, err)
+}
+
+// TestWhatIsCommonIsEachCompanysOwnUnlessItIsTheTemplates runs the same statement both ways, with spares and without.
+func TestWhatIsCommonIsEachCompanysOwnUnlessItIsTheTemplates(t *testing.T) {
+	t.Parallel()
+	const common = "INSERT INTO company (name, owner) SELECT 'secret', gen_random_uuid()::text WHERE NOT EXISTS (SELECT FROM company WHERE name = 'secret');\n"
+	const particular = "INSERT INTO company (name, owner) SELECT @company_name, @owner_email WHERE NOT EXISTS (SELECT FROM company WHERE name = @company_name);\n"
+	for _, c := range []struct {
+		directive    string
+		spares, want int
+	}{{"", 0, 4}, {"", 2, 4}, {"-- tenantry:common template\n", 0, 2}} { // A template for each cluster.
+		w := newWorldWith(t, c.spares)
+		w.signUp(1)
+		w.write("seed.sql", c.directive+common+particular)
+		w.write("core/00000003_c.up.sql", "CREATE TABLE more (id int);")
+		last, _ := w.finish(w.start(&provisionerv1.StartRolloutRequest{}).GetRolloutId())
+		require.Equal(t, provisionerv1.RolloutState_ROLLOUT_STATE_SUCCEEDED, last.GetState())
+		secrets := map[string]bool{}
+		for n := 2; n <= 5; n++ {
+			_, err := w.tenants().CreateTenant(t.Context(), signup(n))
+			require.NoError(t, err)
+			slug := fmt.Sprintf("c%d", n)
+			require.Equal(t, []string{"2"}, w.database(slug, "SELECT count(*)::text FROM company"), "one row each")
+			secrets[w.database(slug, "SELECT owner FROM company WHERE name = 'secret'")[0]] = true
+		}
+		require.Len(t, secrets, c.want, "with %q and %d spares", c.directive, c.spares)
+	}
 }

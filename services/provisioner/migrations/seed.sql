@@ -1,5 +1,7 @@
--- What a company's database holds on its first day, besides what its migrations put there. It is run at each signup,
--- with the named parameters @company_id, @company_name, @company_slug, @company_email, @company_phone,
+-- What a company's database holds on its first day, besides what its migrations put there. Statements without parameters
+-- are the same for all companies, and may be run once for many of them:
+-- tenantry:common template
+-- The others are run at each signup, with the named parameters @company_id, @company_name, @company_slug, @company_email, @company_phone,
 -- @company_address, @country_code, @usage_type, @owner_id, @owner_name and @owner_email. Running it again changes
 -- nothing, and it keeps what somebody has changed since.
 

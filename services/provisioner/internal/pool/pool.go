@@ -225,6 +225,12 @@ func (p *Pool) make(ctx context.Context, clusterName, templateName string, id uu
 		if err != nil {
 			return err
 		}
+		if !r.Seed.InTemplate {
+			if err := r.Seed.Common(ctx, conn); err != nil {
+				closeConn(conn)
+				return err
+			}
+		}
 		return p.ready(ctx, id, r, conn)
 	})
 }

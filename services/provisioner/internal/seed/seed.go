@@ -5,6 +5,7 @@ package seed
 import (
 	"context"
 	"fmt"
+	"regexp"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -19,9 +20,17 @@ import (
 // Seed is a seed.sql, or a clone.sql, in its two parts. Each part is run in one transaction and one round trip, and is written so that
 // running it again changes nothing.
 type Seed struct {
+	// InTemplate says that what is common may be run once, when the template is made, and copied with it: the file has a line
+	// `-- tenantry:common template`. Without it each database gets its own, of which now(), random() and gen_random_uuid()
+	// are others.
+	InTemplate bool
+
 	file               string
 	common, particular []string
 }
+
+// inTemplate is the line that says InTemplate.
+var inTemplate = regexp.MustCompile(`(?m)^--\s*tenantry:common\s+template\s*$`)
 
 // Parse splits a file: statements that name no parameter are common to all companies, and run before the others.
 func Parse(file, sql string) (*Seed, error) {
@@ -29,7 +38,7 @@ func Parse(file, sql string) (*Seed, error) {
 	if err != nil {
 		return nil, fault.New(codes.FailedPrecondition, fault.SeedFailed, "%s cannot be split into statements: %v", file, err).Because(err)
 	}
-	s := &Seed{file: file}
+	s := &Seed{file: file, InTemplate: inTemplate.MatchString(sql)}
 	for _, text := range statements {
 		_, named, err := pgx.NamedArgs{}.RewriteQuery(context.Background(), nil, text, nil)
 		if err != nil {

@@ -24,13 +24,13 @@ func (r *Runner) build(ctx context.Context, a *attempt, reserved *registryv1.Res
 	if err != nil {
 		return "", nil, err
 	}
-	conn, whole, err := r.database(ctx, a, reserved.GetTenant(), current)
+	conn, has, err := r.database(ctx, a, reserved.GetTenant(), current)
 	if err != nil {
 		return "", nil, err
 	}
 	leave = func() { r.close(ctx, conn) }
 	for {
-		if version, err = r.bring(ctx, conn, current, reserved, whole, a.copyOf != nil); err != nil {
+		if version, err = r.bring(ctx, conn, current, reserved, has, a.copyOf != nil); err != nil {
 			leave()
 			return "", nil, err
 		}
@@ -43,7 +43,7 @@ func (r *Runner) build(ctx context.Context, a *attempt, reserved *registryv1.Res
 		if now.Hash == current.Hash {
 			return version, leave, nil
 		}
-		current, whole = now, false
+		current, has = now, content{}
 	}
 }
 
@@ -56,31 +56,39 @@ func (r *Runner) close(ctx context.Context, conn *pgx.Conn) {
 	})
 }
 
-// database makes the attempt's database, or takes a spare, and connects to it. whole says that it has all that the
-// release has for every company. The connection may be dead; then the next attempt has another.
-func (r *Runner) database(ctx context.Context, a *attempt, t *registryv1.Tenant, current *release.Release) (conn *pgx.Conn, whole bool, err error) {
+// content is what is known to be in a database already of the release that it is to be at.
+type content struct {
+	schema bool // the core set
+	seed   bool // what the seed holds for every company
+}
+
+// database makes the attempt's database, or takes a spare, and connects to it. The connection may be dead; then the next
+// attempt has another.
+func (r *Runner) database(ctx context.Context, a *attempt, t *registryv1.Tenant, current *release.Release) (conn *pgx.Conn, has content, err error) {
 	fresh := a.source == undecided && a.copyOf == nil
 	if fresh {
 		s, ok, err := r.spares.Take(ctx, t.GetCluster(), current.Hash, a.requestID, r.attempts.holder)
 		if err != nil {
-			return nil, false, err
+			return nil, has, err
 		}
 		if ok {
 			a.source, a.database = spare, s.ID
-			conn, whole = s.Conn, s.Release == current.Hash
+			same := s.Release == current.Hash
+			conn, has = s.Conn, content{schema: same, seed: same}
 		}
 	}
 	if a.source != spare {
 		if err := r.clone(ctx, a, t, current); err != nil {
-			return nil, false, err
+			return nil, has, err
 		}
-		whole = fresh // What a clone that was begun earlier was made of is not known.
+		// What a clone that was begun earlier was made of is not known.
+		has = content{schema: fresh, seed: fresh && current.Seed.InTemplate}
 	}
 	if conn != nil && !conn.IsClosed() {
-		return conn, whole, nil
+		return conn, has, nil
 	}
 	conn, err = r.clusters.Connect(ctx, t.GetCluster(), tenant.DatabaseName(a.database))
-	return conn, whole, err
+	return conn, has, err
 }
 
 // copy makes the attempt's database a copy of another tenant's.
@@ -123,10 +131,10 @@ func (r *Runner) clone(ctx context.Context, a *attempt, t *registryv1.Tenant, cu
 }
 
 // bring applies what the database lacks of the release and of the company's plugins, and seeds it.
-func (r *Runner) bring(ctx context.Context, conn *pgx.Conn, to *release.Release, reserved *registryv1.Reservation, whole, copied bool) (version string, err error) {
+func (r *Runner) bring(ctx context.Context, conn *pgx.Conn, to *release.Release, reserved *registryv1.Reservation, has content, copied bool) (version string, err error) {
 	plugins := reserved.GetTenant().GetPlugins()
 	version = to.CoreVersion
-	if !whole || len(plugins) > 0 {
+	if !has.schema || len(plugins) > 0 {
 		results, err := schema.Bring(ctx, conn, to, plugins, schema.Options{})
 		if err != nil {
 			return "", err
@@ -137,7 +145,7 @@ func (r *Runner) bring(ctx context.Context, conn *pgx.Conn, to *release.Release,
 	if copied {
 		fill = to.Clone
 	}
-	if !whole {
+	if !has.seed {
 		if err := fill.Common(ctx, conn); err != nil {
 			return "", err
 		}

@@ -1,6 +1,6 @@
 // Package template builds the database that new tenants are cloned from: one for each cluster and release, made once by
-// the Atlas CLI, closed by what a tenant must not see or do, and filled with what the seed holds for every company. Clones
-// inherit all of it but the rights on the database itself, which package cluster sets on each.
+// the Atlas CLI, closed by what a tenant must not see or do, and filled with what the seed holds for every company where
+// that says so. Clones inherit all of it but the rights on the database itself, which package cluster sets on each.
 package template
 
 import (
@@ -30,7 +30,7 @@ const hashDigits = 12
 
 // recipe is raised when templates of the same release are made in another way: those that are there must not be taken for
 // the new ones.
-const recipe = "2: with what the seed holds for every company"
+const recipe = "2: with what the seed holds for every company, where it says so"
 
 // rights gives tenants' group its rights on what will be made, before it is; hardening takes from everyone what a
 // tenant must not have.
@@ -195,7 +195,7 @@ func (b *Builder) fill(ctx context.Context, clusterName, database string, r *rel
 		return err
 	}
 	return b.on(ctx, clusterName, database, func(conn *pgx.Conn) error {
-		if err := script(ctx, hardening)(conn); err != nil {
+		if err := script(ctx, hardening)(conn); err != nil || !r.Seed.InTemplate {
 			return err
 		}
 		return r.Seed.Common(ctx, conn)
