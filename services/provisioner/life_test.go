@@ -63,6 +63,20 @@ func TestSparesAreGivenAwayAndMadeAgain(t *testing.T) {
 	}, time.Minute, 50*time.Millisecond, "spares are brought to the new release")
 }
 
+func TestASpareWhoseConnectionDiedIsTakenAllTheSame(t *testing.T) {
+	t.Parallel()
+	w := newWorldWith(t, 1)
+	require.Eventually(t, func() bool { return len(w.own("SELECT id::text FROM spares WHERE ready")) == 2 }, time.Minute, 50*time.Millisecond)
+	spares := w.own("SELECT 'tenant_' || replace(id::text, '-', '') FROM spares")
+	require.Equal(t, []string{"true", "true"}, w.servers("SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity WHERE datname LIKE 'tenant\\_%'"),
+		"a connection to each is kept")
+	w.signUp(2)
+	for _, slug := range []string{"c1", "c2"} {
+		require.Contains(t, spares, w.company(slug).GetDatabase())
+		require.Equal(t, []string{"1"}, w.database(slug, "SELECT count(*)::text FROM company"))
+	}
+}
+
 func TestMoreSignupsThanSparesGetDatabasesToo(t *testing.T) {
 	t.Parallel()
 	w := newWorldWith(t, 1)

@@ -44,7 +44,8 @@ type Session struct {
 	outdated bool
 	profile  *profile
 	// asked means that the profile was asked for.
-	asked  bool
+	asked bool
+	// resets are those so far.
 	resets int
 	owed   []owed
 

@@ -162,7 +162,8 @@ func (s *Store) reserve(ctx context.Context, tx pgx.Tx, actor string, q *registr
 		out, err = scanReservation(row)
 		return err
 	})
-	return out, tx.SendBatch(ctx, &b).Close()
+	err = tx.SendBatch(ctx, &b).Close() // which sets out
+	return out, err
 }
 
 // Rereserve takes a FAILED signup up again: PROVISIONING, with its owner and its place. One in another state stays as it
