@@ -75,7 +75,7 @@ func (g *Gateway) observe(m *metrics.Metrics) {
 	m.Counter("gateway_refusals_total", "Calls that were too many, by limit.", []string{"limit"}, func(context.Context) ([]metrics.Sample, error) {
 		r := g.limits.Stats().Refusals
 		var samples []metrics.Sample
-		for limit, refused := range map[string]uint64{"company": r.Company, "credential": r.Credential, "address": r.Address, "in_flight": r.InFlight} {
+		for limit, refused := range map[string]uint64{"company": r.Company, "credential": r.Credential, "address": r.Address, "in_flight": r.InFlight, "pacing": r.Pacing} {
 			samples = append(samples, metrics.Sample{Value: float64(refused), Labels: []string{limit}})
 		}
 		return samples, nil
@@ -85,6 +85,12 @@ func (g *Gateway) observe(m *metrics.Metrics) {
 	})
 	m.Gauge("gateway_calls_in_flight_limit", "Calls in flight from which calls are shed, which falls under overload; missing where it is not limited.", nil, func(context.Context) ([]metrics.Sample, error) {
 		return g.callsSample(func(s limits.Stats) int { return s.Limit })
+	})
+	m.Gauge("gateway_companies_slowed", "Companies whose calls begin at a rate, because they made most of them while others waited.", nil, func(context.Context) ([]metrics.Sample, error) {
+		return []metrics.Sample{{Value: float64(g.limits.Stats().Slowed)}}, nil
+	})
+	m.Counter("gateway_calls_delayed_total", "Calls that began later because their company was slowed down.", nil, func(context.Context) ([]metrics.Sample, error) {
+		return []metrics.Sample{{Value: float64(g.limits.Stats().Delayed)}}, nil
 	})
 	for _, c := range []struct {
 		name, help string

@@ -128,7 +128,7 @@ func (c *call) admit() error {
 		return err
 	}
 	if limits != nil {
-		if err := limits.Begin(&c.caller); err != nil {
+		if err := limits.Begin(c.ctx, &c.caller); err != nil {
 			return err
 		}
 		c.counted = true

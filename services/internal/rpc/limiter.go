@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"context"
 	"net"
 	"strings"
 
@@ -18,9 +19,9 @@ type Limiter interface {
 	Arrive(certified identity.Caller, from net.Addr, open bool) error
 	// Guessed is told of a call that came without a credential, or with one that is not good, where one was needed.
 	Guessed(certified identity.Caller, from net.Addr)
-	// Begin is asked when it is known who calls, and that it may. A call for which it returns nil has begun, and End is told
-	// when that call has ended.
-	Begin(*identity.Caller) error
+	// Begin is asked when it is known who calls, and that it may. It may take its time, but not longer than the context. A call
+	// for which it returns nil has begun, and End is told when that call has ended.
+	Begin(context.Context, *identity.Caller) error
 	End(*identity.Caller)
 }
 

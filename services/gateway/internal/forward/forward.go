@@ -42,7 +42,7 @@ type Forwarder struct {
 	files      rpc.TLS
 	log        *zap.Logger
 	assertions *assertions
-	pumps      sync.WaitGroup
+	crew       *crew
 
 	services atomic.Pointer[map[string]*upstream]
 
@@ -57,7 +57,7 @@ func New(upstreams []Upstream, files rpc.TLS, signer *token.Signer, log *zap.Log
 	if err != nil {
 		return nil, err
 	}
-	f := &Forwarder{files: files, log: log, assertions: signed, closed: make(chan struct{})}
+	f := &Forwarder{files: files, log: log, assertions: signed, crew: newCrew(), closed: make(chan struct{})}
 	f.services.Store(&map[string]*upstream{})
 	if _, err := f.Use(upstreams); err != nil {
 		f.Close()
@@ -84,7 +84,7 @@ func (f *Forwarder) Close() {
 		f.retire(u)
 	}
 	f.retiring.Wait()
-	f.pumps.Wait()
+	f.crew.close()
 	f.assertions.close()
 }
 
@@ -132,8 +132,8 @@ func (f *Forwarder) handle(_ any, in grpc.ServerStream) error {
 	}
 	stream, err := u.open(out, service, method)
 	if err == nil {
-		p := &pump{upstream: u, in: in, out: stream}
-		f.pumps.Go(func() { p.send(cancel) })
+		p := &pump{upstream: u, in: in, out: stream, cancel: cancel}
+		f.crew.send(p)
 		err = p.receive()
 	}
 	if err != nil && ctx.Err() != nil && in.Context().Err() == nil {

@@ -18,13 +18,14 @@ import (
 // pump moves the messages of one call.
 type pump struct {
 	*upstream
-	in  grpc.ServerStream
-	out grpc.ClientStream
+	in     grpc.ServerStream
+	out    grpc.ClientStream
+	cancel context.CancelCauseFunc // ends the call, with why
 }
 
 // send passes the caller's messages on until it has no more or the call ends. Where they may not pass, it ends the call
 // and says why. (What is larger than rpc.MaxMessage does not come here: grpc-go's server refuses it in its own words.)
-func (p *pump) send(cancel context.CancelCauseFunc) {
+func (p *pump) send() {
 	for {
 		var m frame
 		err := p.in.RecvMsg(&m)
@@ -34,12 +35,12 @@ func (p *pump) send(cancel context.CancelCauseFunc) {
 			return
 		}
 		if err != nil {
-			cancel(err)
+			p.cancel(err)
 			return
 		}
 		if m.payload.Len() > p.MaxMessageBytes {
 			m.payload.Free()
-			cancel(p.messageTooLarge("a message of the call"))
+			p.cancel(p.messageTooLarge("a message of the call"))
 			return
 		}
 		if p.out.SendMsg(&m) != nil {

@@ -1,5 +1,6 @@
 // Package limits refuses calls that are too many: of one company, of one credential, from one address before it is known
-// who calls, and of all together once the gateway cannot keep up. Who is refused is told for how long.
+// who calls, and of all together once the gateway cannot keep up. Who is refused is told for how long. Before that, it slows
+// down whoever calls so much that others wait.
 //
 // Rates are token buckets. Which calls wait for a tenant's connections, and who is next, is package conns' to know; this
 // one keeps the gateway itself alive, and passwords and credentials from being guessed.
@@ -37,6 +38,8 @@ type Config struct {
 	// MaxInFlight is how many calls run at once before calls are shed, fewer while the gateway is overloaded; 0 for any
 	// number. See inFlight.
 	MaxInFlight int
+	// Pacing slows down a company that makes most of the calls while others wait for processors because of it. See pacing.
+	Pacing bool
 }
 
 // bursts, in seconds of the rate: people come in bunches, programs need not.
@@ -68,6 +71,7 @@ type Limits struct {
 	open        *buckets[netip.Addr] // calls that anyone may make
 	guesses     *buckets[netip.Addr] // credentials that were not good
 	inFlight    *inFlight
+	pacing      *pacing
 }
 
 // credential is what a caller shows: a session or an API key, and the upstream that shows an assertion of it.
@@ -85,7 +89,7 @@ func New(cfg Config) (*Limits, error) {
 	credentials, err2 := newBuckets[credential]("credential", cfg.PerCredential, burst, bucketsKept)
 	open, err3 := newBuckets[netip.Addr]("address", cfg.PerAddress, addressBurst, bucketsKept)
 	guesses, err4 := newBuckets[netip.Addr]("address", cfg.PerAddress, addressBurst, bucketsKept)
-	l := &Limits{companies, credentials, open, guesses, newInFlight(cfg.MaxInFlight)}
+	l := &Limits{companies, credentials, open, guesses, newInFlight(cfg.MaxInFlight), newPacing(cfg.Pacing)}
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		l.Close()
 		return nil, err
@@ -95,8 +99,21 @@ func New(cfg Config) (*Limits, error) {
 
 // Run adapts to the gateway's load until the context ends.
 func (l *Limits) Run(ctx context.Context) {
-	if l != nil && l.inFlight != nil {
-		l.inFlight.adapt(ctx)
+	if l == nil || l.inFlight == nil && l.pacing == nil {
+		return
+	}
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	waits := newWaits()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			median, tail := waits.read()
+			l.inFlight.observe(median)
+			l.pacing.observe(tail)
+		}
 	}
 }
 
@@ -132,7 +149,7 @@ func (l *Limits) Guessed(certified identity.Caller, from net.Addr) {
 }
 
 // Begin implements rpc.Limiter.
-func (l *Limits) Begin(c *identity.Caller) error {
+func (l *Limits) Begin(ctx context.Context, c *identity.Caller) error {
 	if exempt(c.Kind) {
 		return nil
 	}
@@ -149,6 +166,10 @@ func (l *Limits) Begin(c *identity.Caller) error {
 	if !l.inFlight.begin(c.CompanyID) {
 		return fault.New(codes.Unavailable, fault.Overloaded, "more calls run here than can be served; this one was not begun").
 			RetryIn(shedFor/2 + rand.N(shedFor))
+	}
+	if err := l.pacing.wait(ctx, c.CompanyID); err != nil {
+		l.inFlight.end(c.CompanyID)
+		return err
 	}
 	return nil
 }
@@ -200,13 +221,16 @@ func addressOf(certified identity.Caller, from net.Addr) (netip.Addr, bool) {
 }
 
 // Refusals are how many calls each limit refused so far.
-type Refusals struct{ Company, Credential, Address, InFlight uint64 }
+type Refusals struct{ Company, Credential, Address, InFlight, Pacing uint64 }
 
 // Stats are the limits' doings.
 type Stats struct {
 	Refusals
 	// InFlight is how many calls run that are counted, Limit with how many calls begin to be shed; 0 for never.
 	InFlight, Limit int
+	// Slowed is how many companies are slowed down now, Delayed how many calls had to wait for that so far.
+	Slowed  int
+	Delayed uint64
 }
 
 // Stats returns them.
@@ -215,5 +239,6 @@ func (l *Limits) Stats() Stats {
 		return Stats{}
 	}
 	calls, limit, shed := l.inFlight.stats()
-	return Stats{Refusals{l.companies.refusals(), l.credentials.refusals(), l.open.refusals() + l.guesses.refusals(), shed}, calls, limit}
+	slowed, delayed, late := l.pacing.stats()
+	return Stats{Refusals{l.companies.refusals(), l.credentials.refusals(), l.open.refusals() + l.guesses.refusals(), shed, late}, calls, limit, slowed, delayed}
 }

@@ -57,23 +57,23 @@ func TestABucketRefillsAtItsRateAndSaysWhen(t *testing.T) {
 		defer l.Close()
 		company := uuid.New()
 		for range 4 {
-			require.NoError(t, l.Begin(user(company)), "what one second allows may come at once")
+			require.NoError(t, l.Begin(t.Context(), user(company)), "what one second allows may come at once")
 		}
-		require.Equal(t, 250*time.Millisecond, limited(t, l.Begin(user(company)), "company"))
-		require.NoError(t, l.Begin(user(uuid.New())), "another company has its own")
+		require.Equal(t, 250*time.Millisecond, limited(t, l.Begin(t.Context(), user(company)), "company"))
+		require.NoError(t, l.Begin(t.Context(), user(uuid.New())), "another company has its own")
 		time.Sleep(100 * time.Millisecond)
-		wait := limited(t, l.Begin(user(company)), "company")
+		wait := limited(t, l.Begin(t.Context(), user(company)), "company")
 		require.Equal(t, 150*time.Millisecond, wait)
 		time.Sleep(wait - time.Millisecond)
-		limited(t, l.Begin(user(company)), "company")
+		limited(t, l.Begin(t.Context(), user(company)), "company")
 		time.Sleep(time.Millisecond)
-		require.NoError(t, l.Begin(user(company)), "as was said")
-		limited(t, l.Begin(user(company)), "company")
+		require.NoError(t, l.Begin(t.Context(), user(company)), "as was said")
+		limited(t, l.Begin(t.Context(), user(company)), "company")
 		time.Sleep(time.Hour)
 		for range 4 {
-			require.NoError(t, l.Begin(user(company)))
+			require.NoError(t, l.Begin(t.Context(), user(company)))
 		}
-		limited(t, l.Begin(user(company)), "company")
+		limited(t, l.Begin(t.Context(), user(company)), "company")
 	})
 }
 
@@ -87,11 +87,11 @@ func TestWhatIsSaidOfTheNextTokenIsTrueForAnyRate(t *testing.T) {
 			for range 20 {
 				var err error
 				for err == nil {
-					err = l.Begin(caller)
+					err = l.Begin(t.Context(), caller)
 				}
 				wait := limited(t, err, "credential")
 				time.Sleep(wait)
-				require.NoError(t, l.Begin(caller), "at %v a second, after %v", rate, wait)
+				require.NoError(t, l.Begin(t.Context(), caller), "at %v a second, after %v", rate, wait)
 				time.Sleep(rand.N(time.Second))
 			}
 			l.Close()
@@ -113,10 +113,10 @@ func TestEachCredentialHasItsOwnBucketAndSoHasAnUpstreamThatShowsIt(t *testing.T
 	named := *person
 	named.Name = "upstream/readings" // A person through somebody's certificate is a person.
 	for _, c := range []*identity.Caller{person, key, &upstream, &another} {
-		require.NoError(t, l.Begin(c))
-		limited(t, l.Begin(c), "credential")
+		require.NoError(t, l.Begin(t.Context(), c))
+		limited(t, l.Begin(t.Context(), c), "credential")
 	}
-	limited(t, l.Begin(&named), "credential")
+	limited(t, l.Begin(t.Context(), &named), "credential")
 	require.Equal(t, uint64(5), l.Stats().Credential)
 }
 
@@ -125,12 +125,12 @@ func TestWhatACredentialIsRefusedCostsItsCompanyNothing(t *testing.T) {
 	l := start(t, Config{PerCredential: 0.001, PerCompany: 2})
 	company := uuid.New()
 	noisy := user(company)
-	require.NoError(t, l.Begin(noisy))
+	require.NoError(t, l.Begin(t.Context(), noisy))
 	for range 100 {
-		limited(t, l.Begin(noisy), "credential")
+		limited(t, l.Begin(t.Context(), noisy), "credential")
 	}
-	require.NoError(t, l.Begin(user(company)))
-	limited(t, l.Begin(user(company)), "company")
+	require.NoError(t, l.Begin(t.Context(), user(company)))
+	limited(t, l.Begin(t.Context(), user(company)), "company")
 }
 
 func TestAnAddressIsLimitedInWhatAnyoneMayCallAndInCredentialsThatAreNotGood(t *testing.T) {
@@ -178,7 +178,7 @@ func TestWhoRunsTheSystemIsNeverTooMuch(t *testing.T) {
 	for range 100 {
 		require.NoError(t, l.Arrive(operator, address("192.0.2.1"), true))
 		l.Guessed(operator, address("192.0.2.1"))
-		require.NoError(t, l.Begin(&operator))
+		require.NoError(t, l.Begin(t.Context(), &operator))
 	}
 	require.Zero(t, l.Stats().InFlight)
 	require.Equal(t, Refusals{}, l.Stats().Refusals)
@@ -232,5 +232,5 @@ func TestOffIsNothingAndNonsenseIsRefused(t *testing.T) {
 	}
 	only := start(t, Config{MaxInFlight: 1})
 	require.NoError(t, only.Arrive(identity.Caller{}, address("192.0.2.1"), true))
-	require.NoError(t, only.Begin(user(uuid.New())))
+	require.NoError(t, only.Begin(t.Context(), user(uuid.New())))
 }

@@ -21,24 +21,25 @@ type waits struct {
 
 func newWaits() *waits {
 	w := &waits{sample: []metrics.Sample{{Name: schedulerLatencies}}}
-	w.median()
+	w.read()
 	return w
 }
 
-// median is that of the waits since it was read last: half of them were at least so long. It is 0 when there were few.
-func (w *waits) median() time.Duration {
+// read returns the median of the waits since they were read last, and the tail: what one of ten was at least. Both are 0
+// when there were few.
+func (w *waits) read() (median, tail time.Duration) {
 	metrics.Read(w.sample)
 	if w.sample[0].Value.Kind() != metrics.KindFloat64Histogram {
-		return 0 // A runtime that does not tell.
+		return 0, 0 // A runtime that does not tell.
 	}
 	h := w.sample[0].Value.Float64Histogram()
-	wait := medianOf(h.Buckets, h.Counts, w.before)
+	median, tail = quantilesOf(h.Buckets, h.Counts, w.before)
 	w.before = append(w.before[:0], h.Counts...)
-	return wait
+	return median, tail
 }
 
-// medianOf is the median of a histogram less what was counted before, as the lower bound of its bucket.
-func medianOf(bounds []float64, counts, before []uint64) time.Duration {
+// quantilesOf are those of a histogram less what was counted before, as the lower bounds of their buckets.
+func quantilesOf(bounds []float64, counts, before []uint64) (median, tail time.Duration) {
 	since := slices.Clone(counts)
 	total := uint64(0)
 	for i := range since {
@@ -48,13 +49,12 @@ func medianOf(bounds []float64, counts, before []uint64) time.Duration {
 		total += since[i]
 	}
 	if total < fewWaits {
-		return 0
+		return 0, 0
 	}
-	below := uint64(0)
-	for i, n := range since {
-		if below += n; 2*below > total {
-			return time.Duration(math.Max(0, bounds[i]) * float64(time.Second))
-		}
+	quantile := func(tenths uint64) time.Duration {
+		below := uint64(0)
+		i := slices.IndexFunc(since, func(n uint64) bool { below += n; return 10*below > tenths*total })
+		return time.Duration(math.Max(0, bounds[i]) * float64(time.Second))
 	}
-	return 0
+	return quantile(5), quantile(9)
 }

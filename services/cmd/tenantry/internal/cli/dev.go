@@ -16,7 +16,7 @@ type devCmd struct {
 	metricsFlags
 	upstreamFlags
 	// Tests and benchmarks call from one address, as often as they can.
-	limitFlags     `kong:"set='rate_per_address=0',set='max_in_flight=0'"`
+	limitFlags     `kong:"set='rate_per_address=0',set='max_in_flight=0',set='pacing=false'"`
 	Data           string `name:"data" default:".tenantry" type:"path" placeholder:"DIR" help:"Data directory: the database, certificates, keys and dev.env. Made where it is missing. Default: ${default}."`
 	EphemeralPorts bool   `name:"ephemeral-ports" help:"Listen on free ports instead of 7400 (gateway), 7401 (registry), 7402 (provisioner) and 7432 (PostgreSQL); dev.env says which."`
 	Migrations     string `name:"migrations" type:"path" placeholder:"DIR" env:"TENANTRY_MIGRATIONS" help:"Tenants' migration sets: DIR/core and DIR/plugins/NAME. Default: those inside this program."`

@@ -88,7 +88,7 @@ func TestLimitsAreSaneByDefaultAndOffInDevelopment(t *testing.T) {
 	require.NoError(t, err)
 	got, err := r.Gateway.limits()
 	require.NoError(t, err)
-	require.Equal(t, gateway.Limits{PerAddress: 10, MaxInFlight: 10_000}, got)
+	require.Equal(t, gateway.Limits{PerAddress: 10, MaxInFlight: 10_000, Pacing: true}, got)
 	r, err = parse("dev")
 	require.NoError(t, err)
 	got, err = r.Dev.limits()
@@ -98,7 +98,7 @@ func TestLimitsAreSaneByDefaultAndOffInDevelopment(t *testing.T) {
 	require.NoError(t, err)
 	got, err = r.Gateway.limits()
 	require.NoError(t, err)
-	require.Equal(t, gateway.Limits{PerCompany: 0.5, PerCredential: 3, MaxInFlight: 7}, got)
+	require.Equal(t, gateway.Limits{PerCompany: 0.5, PerCredential: 3, MaxInFlight: 7, Pacing: true}, got)
 	for _, bad := range []string{"--rate-per-company=-1", "--rate-per-credential=NaN", "--rate-per-address=Inf", "--max-in-flight=-1"} {
 		r, err := parse(append(serving, bad)...)
 		require.NoError(t, err)
