@@ -193,7 +193,7 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 	if g.server, err = rpc.NewServer(serve); err != nil {
 		return nil, err
 	}
-	sqlapi.New(g.routes, g.pools, g.target, sqlapi.Limits{Statement: cfg.StatementTimeout, Idle: cfg.TransactionIdle, Transaction: cfg.TransactionTimeout}).Register(g.server)
+	sqlapi.New(g.routes, g.pools, g.target, g.sessions.StillGood, sqlapi.Limits{Statement: cfg.StatementTimeout, Idle: cfg.TransactionIdle, Transaction: cfg.TransactionTimeout}).Register(g.server)
 	fleet := fleetsql.New(g.routes, g.pools, g.target, registryv1.NewTenantServiceClient(g.registry), cfg.StatementTimeout)
 	gatewayv1.RegisterFleetSqlServiceServer(g.server, fleet)
 	gatewayv1.RegisterWhoAmIServiceServer(g.server, &whoAmI{routes: g.routes})

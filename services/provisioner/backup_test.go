@@ -98,7 +98,9 @@ func TestACopyTakesThePlaceOfACompanysDatabaseOnlyWhenItIsWhole(t *testing.T) {
 		_, err := w.restore("c1", bad, false)
 		require.Equal(t, fault.BackupInvalid, fault.From(err).Reason, "%s: %v", name, err)
 	}
-	_, err := w.restore("c2", c, false)
+	_, err := w.restore("c1", wrong, false)
+	require.Equal(t, "trailer.sha256", requireFault(t, err, codes.InvalidArgument, fault.BackupInvalid).Fields[0].Path)
+	_, err = w.restore("c2", c, false)
 	requireFault(t, err, codes.FailedPrecondition, fault.BackupMismatch)
 	require.Equal(t, old, w.company("c1").GetDatabase(), "it keeps what it has")
 	require.Eventually(t, func() bool {

@@ -290,3 +290,13 @@ func TestTheDoctorFindsWhatDoesNotBelongTogetherAndMendsWhatIsSafe(t *testing.T)
 	require.Equal(t, "tenant_0123456789abcdef0123456789abcdef", left[provisionerv1.AilmentKind_AILMENT_KIND_DATABASE_UNKNOWN].GetSubject())
 	require.Equal(t, w.company("c1").GetDatabase(), left[provisionerv1.AilmentKind_AILMENT_KIND_DATABASE_MISSING].GetSubject())
 }
+
+func TestSparesAreMadeThoughTheirTemplateWasDropped(t *testing.T) {
+	t.Parallel()
+	w := newWorldWith(t, 1)
+	ready := func() bool { return len(w.own("SELECT id::text FROM spares WHERE ready")) == 2 }
+	require.Eventually(t, ready, time.Minute, 50*time.Millisecond)
+	w.servers("DROP DATABASE " + w.servers("SELECT DISTINCT datname::text FROM pg_database WHERE datname LIKE 'template\\_%'")[0])
+	w.signUp(2)
+	require.Eventually(t, ready, time.Minute, 50*time.Millisecond)
+}

@@ -153,7 +153,7 @@ func New(ctx context.Context, cfg Config) (_ *Provisioner, err error) {
 	if p.clusters, err = cluster.New(cfg.Clusters, cfg.MasterKey); err != nil {
 		return nil, err
 	}
-	p.templates = template.NewBuilder(p.clusters, atlas, cfg.Logger)
+	p.templates = template.NewBuilder(p.db, p.clusters, atlas, cfg.Logger)
 	holder := cfg.Instance + " " + uuid.NewString()
 	p.jobs = jobs.New(p.db, cfg.Logger)
 	p.spares = pool.New(p.db, p.clusters, p.templates, p.releases, p.jobs, cfg.Spares, holder, cfg.Logger)

@@ -363,3 +363,25 @@ func TestAnOldDatabaseIsRefusedUntilItIsMigrated(t *testing.T) {
 	_, err = migrate.Load(migrations.FS(), "central")
 	require.NoError(t, err, "the set agrees with its sum")
 }
+
+func TestASuspensionAnswersWithWhatItMadeAndNotWithWhatCameAfter(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	id := s.company().GetTenant().GetCompanyId()
+	// What others do behind a change, here for certain: it is done when the change is committed.
+	s.query("CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN UPDATE companies SET name = 'Another', state_reason = 'another' WHERE id = NEW.id; RETURN NULL; END $$")
+	s.query(`CREATE CONSTRAINT TRIGGER later AFTER UPDATE ON companies DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+		WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION later()`)
+	client := registryv1.NewCompanyServiceClient(s.as("operator/zoe"))
+	closed, err := client.SuspendCompany(t.Context(), &registryv1.SuspendCompanyRequest{Company: id, Reason: "unpaid"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"Another another"}, s.query("SELECT name || ' ' || state_reason FROM companies WHERE state = 'SUSPENDED'"))
+	require.Equal(t, suspended, closed.GetCompany().GetState())
+	require.Equal(t, "Company 1 unpaid", closed.GetCompany().GetName()+" "+closed.GetCompany().GetStateReason())
+
+	s.query("UPDATE companies SET name = 'Company 1'")
+	opened, err := client.ResumeCompany(t.Context(), &registryv1.ResumeCompanyRequest{Company: id})
+	require.NoError(t, err)
+	require.Equal(t, active, opened.GetCompany().GetState())
+	require.Equal(t, "Company 1", opened.GetCompany().GetName())
+}

@@ -180,12 +180,18 @@ func requireFault(t *testing.T, err error, code codes.Code, reason string) *faul
 // queue for it in their order.
 func (s *system) atOnce(company string, calls ...func() error) []error {
 	s.t.Helper()
+	return s.queued("SELECT FROM companies WHERE id = $1 FOR UPDATE", company, calls...)
+}
+
+// queued is atOnce for what the lock of a statement has wait.
+func (s *system) queued(lock, of string, calls ...func() error) []error {
+	s.t.Helper()
 	conn, err := pgx.Connect(s.t.Context(), s.dsn)
 	require.NoError(s.t, err)
 	defer conn.Close(context.Background())
 	tx, err := conn.Begin(s.t.Context())
 	require.NoError(s.t, err)
-	_, err = tx.Exec(s.t.Context(), "SELECT FROM companies WHERE id = $1 FOR UPDATE", company)
+	_, err = tx.Exec(s.t.Context(), lock, of)
 	require.NoError(s.t, err)
 	errs := make([]error, len(calls))
 	var group sync.WaitGroup
@@ -193,7 +199,7 @@ func (s *system) atOnce(company string, calls ...func() error) []error {
 		group.Go(func() { errs[i] = call() })
 		require.Eventually(s.t, func() bool {
 			return s.query("SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")[0] == strconv.Itoa(i+1)
-		}, 10*time.Second, 5*time.Millisecond, "call %d waits for the company", i)
+		}, 10*time.Second, 5*time.Millisecond, "call %d waits for the lock", i)
 	}
 	require.NoError(s.t, tx.Rollback(s.t.Context()))
 	group.Wait()

@@ -80,6 +80,13 @@ func (e *Error) With(name, value string) *Error {
 	return &c
 }
 
+// At returns the error as that of one field of the request, which its text tells of.
+func (e *Error) At(path string) *Error {
+	c := e.With("field", path)
+	c.Fields = []Field{{Path: path, Description: e.Text}}
+	return c
+}
+
 // Because returns the error with its cause, which is logged and never sent.
 func (e *Error) Because(cause error) *Error {
 	c := *e

@@ -66,6 +66,16 @@ func TestAddingToAnErrorLeavesTheOriginalAsItWas(t *testing.T) {
 	require.NoError(t, base.Unwrap())
 }
 
+func TestAnErrorOfAnyReasonTellsItsField(t *testing.T) {
+	t.Parallel()
+	plain := fault.New(codes.InvalidArgument, fault.BackupInvalid, "got 2 bytes, want 3")
+	got := fault.From(plain.At("trailer.bytes").GRPCStatus().Err())
+	require.Equal(t, fault.BackupInvalid, got.Reason)
+	require.Equal(t, map[string]string{"field": "trailer.bytes"}, got.Metadata)
+	require.Equal(t, []fault.Field{{Path: "trailer.bytes", Description: "got 2 bytes, want 3"}}, got.Fields)
+	require.Empty(t, plain.Fields)
+}
+
 func TestRetryableIsWhatALaterTryMayMend(t *testing.T) {
 	t.Parallel()
 	require.True(t, fault.Retryable(status.Error(codes.Unavailable, "")))

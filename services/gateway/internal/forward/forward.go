@@ -155,12 +155,11 @@ func (f *Forwarder) enter(service string) (*upstream, error) {
 		if !ok {
 			return nil, fault.New(codes.Unimplemented, fault.UpstreamUnknown, "the gateway forwards no service %s", service).With("service", service)
 		}
-		calls, ok := u.enter()
+		busy, ok := u.enter()
 		if !ok {
 			continue // Another was put in its place just now.
 		}
-		if calls > int64(u.MaxConcurrent) {
-			u.leave()
+		if busy {
 			return nil, fault.New(codes.ResourceExhausted, fault.UpstreamBusy, "%s has as many calls under way as it may: %d", service, u.MaxConcurrent).
 				With("service", service).RetryIn(busyFor)
 		}

@@ -90,14 +90,24 @@ func (u *upstream) close() error {
 	return errors.Join(errs...)
 }
 
-// enter counts a call in, unless the upstream is retired; leave counts it out.
-func (u *upstream) enter() (calls int64, ok bool) {
-	calls = u.calls.Add(1)
-	if u.retired.Load() {
-		u.leave()
-		return 0, false
+// enter counts a call in, unless the upstream is retired or busy: has as many as it may. leave counts it out. A call that
+// is refused is never counted, or it could have another refused that comes when there is room.
+func (u *upstream) enter() (busy, ok bool) {
+	for {
+		calls := u.calls.Load()
+		switch {
+		case u.retired.Load():
+			return false, false
+		case calls >= int64(u.MaxConcurrent):
+			return true, true
+		case u.calls.CompareAndSwap(calls, calls+1):
+			if u.retired.Load() { // Since it was asked above; whoever retires it either sees the call or is seen.
+				u.leave()
+				return false, false
+			}
+			return false, true
+		}
 	}
-	return calls, true
 }
 
 func (u *upstream) leave() {

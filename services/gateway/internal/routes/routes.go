@@ -176,6 +176,19 @@ func (t *Table) Admit(ctx context.Context, c Company, minSchema string) (*Route,
 	return t.hold(ctx, r.CompanyID, minSchema)
 }
 
+// Remains tells whether what is under way for a company may go on: that nothing but maintenance keeps new calls away. Errors
+// are those of Open, save TENANT_MAINTENANCE.
+func (t *Table) Remains(ctx context.Context, company uuid.UUID) error {
+	r, err := t.arrived(ctx, ID(company))
+	if err != nil {
+		return err
+	}
+	if later, refusal := r.admits(""); refusal != nil && !later {
+		return refusal
+	}
+	return nil
+}
+
 // admits tells whether a call may go to where the route leads, and if not, why, and whether that will pass by itself.
 // Versions compare as texts, as Atlas orders them.
 func (r *Route) admits(minSchema string) (later bool, refusal *fault.Error) {

@@ -136,10 +136,19 @@ func (s *Sessions) Authenticate(ctx context.Context, certified identity.Caller, 
 	if err != nil || !caller.IsTenant() {
 		return caller, err
 	}
-	if s.isRevoked(caller.SessionID) || s.isRevoked(caller.APIKeyID) {
-		return identity.Caller{}, notValid()
+	if err := s.StillGood(caller); err != nil {
+		return identity.Caller{}, err
 	}
 	return caller, s.open(ctx, caller.CompanyID, md)
+}
+
+// StillGood tells whether a caller that was authenticated may go on with what is under way: UNAUTHENTICATED
+// `CREDENTIALS_INVALID` when its session or API key was revoked since. That a credential has run out does not matter.
+func (s *Sessions) StillGood(caller identity.Caller) error {
+	if s.isRevoked(caller.SessionID) || s.isRevoked(caller.APIKeyID) {
+		return notValid()
+	}
+	return nil
 }
 
 func (s *Sessions) caller(ctx context.Context, certified identity.Caller, md metadata.MD) (identity.Caller, error) {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,8 +41,12 @@ type fixture struct {
 	t      *testing.T
 	client gatewayv1.SqlServiceClient
 	pools  *conns.Pools
+	table  *routes.Table
 	route  *routes.Route
 	admin  *pgconn.PgConn
+	named  string // the company, where the caller has to name it
+
+	revoked atomic.Bool // the caller's credential
 }
 
 // start serves one tenant, whose database has the table items (id, name), to a caller.
@@ -56,10 +61,12 @@ func start(t *testing.T, limits Limits, caller identity.Caller) *fixture {
 	key := credential.NewMasterKey()
 	f.tenant(key)
 	f.pools = conns.New(conns.Config{MasterKey: key})
-	table := routes.New(nil, "test", routes.Events{}, nil)
-	table.Put(f.route)
+	f.table = routes.New(nil, "test", routes.Events{Drain: f.pools.Drain}, nil)
+	f.table.Put(f.route)
 	target := func(*routes.Route) (conns.Target, error) { return f.target(), nil }
-	if caller.Kind != identity.Operator {
+	if caller.Kind == identity.Operator {
+		f.named = f.route.Slug
+	} else {
 		caller.CompanyID = f.route.CompanyID
 	}
 	server := grpc.NewServer(
@@ -70,7 +77,7 @@ func start(t *testing.T, limits Limits, caller identity.Caller) *fixture {
 		grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 			return sent(handler(srv, &called{ServerStream: ss, ctx: identity.NewContext(ss.Context(), caller)}))
 		}))
-	New(table, f.pools, target, limits).Register(server)
+	New(f.table, f.pools, target, f.good, limits).Register(server)
 	l := bufconn.Listen(1 << 16)
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(l) })
@@ -104,6 +111,21 @@ type called struct {
 }
 
 func (c *called) Context() context.Context { return c.ctx }
+
+func (f *fixture) good(identity.Caller) error {
+	if f.revoked.Load() {
+		return fault.New(codes.Unauthenticated, fault.CredentialsInvalid, "revoked")
+	}
+	return nil
+}
+
+// put gives the tenant another state.
+func (f *fixture) put(state registryv1.CompanyState) {
+	now, _ := f.table.ByID(f.route.CompanyID)
+	next := *now
+	next.State, next.Version = state, now.Version+1
+	f.table.Put(&next)
+}
 
 // target is where the tenant is.
 func (f *fixture) target() conns.Target {
@@ -225,7 +247,7 @@ func (f *fixture) begin(options *gatewayv1.TransactionOptions) *talk {
 	stream, err := f.client.Transact(ctx)
 	require.NoError(f.t, err)
 	t := &talk{t: f.t, stream: stream, cancel: cancel}
-	_, end := t.do(&gatewayv1.TransactRequest{Step: &gatewayv1.TransactRequest_Begin{Begin: &gatewayv1.Begin{Transaction: options}}})
+	_, end := t.do(&gatewayv1.TransactRequest{Step: &gatewayv1.TransactRequest_Begin{Begin: &gatewayv1.Begin{Transaction: options, Company: f.named}}})
 	require.Equal(f.t, gatewayv1.TransactionStatus_TRANSACTION_STATUS_OPEN, end.GetStatus())
 	return t
 }

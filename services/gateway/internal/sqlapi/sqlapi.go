@@ -38,6 +38,7 @@ type Service struct {
 	routes *routes.Table
 	pools  *conns.Pools
 	target func(*routes.Route) (conns.Target, error)
+	good   func(identity.Caller) error
 	limits Limits
 }
 
@@ -51,9 +52,9 @@ type Limits struct {
 	Transaction time.Duration
 }
 
-// New returns the service. target says where a route's database is.
-func New(table *routes.Table, pools *conns.Pools, target func(*routes.Route) (conns.Target, error), limits Limits) *Service {
-	return &Service{routes: table, pools: pools, target: target, limits: limits}
+// New returns the service. target says where a route's database is, and good whether a caller's credential still is.
+func New(table *routes.Table, pools *conns.Pools, target func(*routes.Route) (conns.Target, error), good func(identity.Caller) error, limits Limits) *Service {
+	return &Service{routes: table, pools: pools, target: target, good: good, limits: limits}
 }
 
 // route is where a call goes: to the caller's own company, or to the one that an operator names. A tenant's caller who
@@ -87,7 +88,7 @@ const tries = 3
 // PostgreSQL's for itself. A connection that was found dead before anything was sent is replaced by another. A call whose
 // company went into maintenance while it waited for a connection gives that back, and is held.
 func (s *Service) with(ctx context.Context, company string, f func(ctx context.Context, session *pgsession.Session) error) error {
-	return s.acquire(ctx, company, func(conn *conns.Conn) error {
+	return s.acquire(ctx, company, func(_ *routes.Route, conn *conns.Conn) error {
 		defer conn.Release()
 		return s.once(ctx, conn, f)
 	})
@@ -96,9 +97,9 @@ func (s *Service) with(ctx context.Context, company string, f func(ctx context.C
 // errPaused says that nothing was sent, as the company is in maintenance by now.
 var errPaused = errors.New("the company is in maintenance")
 
-// acquire runs f with a connection of the company that a call is about, which f releases, and again while that is of no
+// acquire runs f with the route of the company that a call is about and a connection of it, which f releases, and again while that is of no
 // use or the company is paused.
-func (s *Service) acquire(ctx context.Context, company string, f func(conn *conns.Conn) error) error {
+func (s *Service) acquire(ctx context.Context, company string, f func(route *routes.Route, conn *conns.Conn) error) error {
 	for try := 1; ; {
 		route, err := s.route(ctx, company)
 		if err != nil {
@@ -106,7 +107,7 @@ func (s *Service) acquire(ctx context.Context, company string, f func(conn *conn
 		}
 		conn, err := s.connect(ctx, route)
 		if err == nil {
-			err = f(conn)
+			err = f(route, conn)
 		}
 		switch {
 		case errors.Is(err, errPaused):

@@ -5,13 +5,16 @@ import (
 	"errors"
 	"io"
 
+	"github.com/google/uuid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
 	gatewayv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/gateway/v1"
 	"github.com/tenantry/tenantry/services/gateway/internal/conns"
 	"github.com/tenantry/tenantry/services/gateway/internal/pgsession"
+	"github.com/tenantry/tenantry/services/gateway/internal/routes"
 	"github.com/tenantry/tenantry/services/internal/fault"
+	"github.com/tenantry/tenantry/services/internal/identity"
 )
 
 // Causes of a transaction's end that are the gateway's.
@@ -47,6 +50,7 @@ type transaction struct {
 	received chan received
 	format   gatewayv1.Format
 
+	company uuid.UUID
 	conn    *conns.Conn
 	session *pgsession.Session
 }
@@ -97,6 +101,9 @@ func (t *transaction) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if err := t.remains(ctx); err != nil {
+			return err
+		}
 		if step.GetCommit() != nil || step.GetRollback() != nil {
 			return t.close(ctx, step.GetCommit() != nil)
 		}
@@ -123,6 +130,17 @@ func (t *transaction) next(ctx context.Context, answer *gatewayv1.TransactRespon
 	}
 }
 
+// remains tells whether the caller would get a transaction now, save for maintenance, which waits for those that are open.
+func (t *transaction) remains(ctx context.Context) error {
+	if err := t.good(identity.FromContext(ctx)); err != nil {
+		return err
+	}
+	if err := t.routes.Remains(ctx, t.company); err != nil {
+		return cause(ctx, err)
+	}
+	return nil
+}
+
 // open has a connection and opens the transaction on it.
 func (t *transaction) open(ctx context.Context, r *gatewayv1.Begin) error {
 	call, err := opening(ctx, r.GetTransaction())
@@ -130,8 +148,8 @@ func (t *transaction) open(ctx context.Context, r *gatewayv1.Begin) error {
 		return err
 	}
 	t.format = r.GetResultFormat()
-	err = t.acquire(ctx, r.GetCompany(), func(conn *conns.Conn) error {
-		t.conn, t.session = conn, conn.Session()
+	err = t.acquire(ctx, r.GetCompany(), func(route *routes.Route, conn *conns.Conn) error {
+		t.company, t.conn, t.session = route.CompanyID, conn, conn.Session()
 		failed, err := t.do(ctx, call, &execution{})
 		if err == nil && failed != nil {
 			err = failed

@@ -13,11 +13,13 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 
 	"github.com/tenantry/tenantry/services/internal/credential"
+	"github.com/tenantry/tenantry/services/internal/pg"
 	"github.com/tenantry/tenantry/services/internal/tenant"
 	"github.com/tenantry/tenantry/services/provisioner/internal/cluster"
 	"github.com/tenantry/tenantry/services/provisioner/internal/jobs"
@@ -219,6 +221,9 @@ func (p *Pool) begin(ctx context.Context, clusterName string, r *release.Release
 func (p *Pool) make(ctx context.Context, clusterName, templateName string, id uuid.UUID, r *release.Release) error {
 	return p.hold(ctx, id, func(ctx context.Context) error {
 		if err := p.clusters.Create(ctx, clusterName, templateName, id, credential.FirstPasswordVersion); err != nil {
+			if pg.Code(err) == pgerrcode.InvalidCatalogName {
+				p.templates.Forget(clusterName, r) // It is gone, and the next try builds it.
+			}
 			return err
 		}
 		conn, err := p.clusters.Connect(ctx, clusterName, tenant.DatabaseName(id))

@@ -172,13 +172,22 @@ func (r *Remover) needed(ctx context.Context, d doomed) (bool, error) {
 
 // tidy drops templates that nobody clones any more, and scratch databases that were left.
 func (r *Remover) tidy(ctx context.Context) error {
-	rows, err := r.db.Query(ctx, `SELECT hash FROM releases l WHERE NOT is_current AND created_at < now() - interval '10 minutes'
-		AND NOT EXISTS (SELECT FROM rollouts r WHERE r.release = l.hash AND r.state IN ('RUNNING', 'PAUSED'))`)
+	rows, err := r.db.Query(ctx, `SELECT hash, NOT is_current AND created_at < now() - interval '10 minutes'
+		AND NOT EXISTS (SELECT FROM rollouts r WHERE r.release = l.hash AND r.state IN ('RUNNING', 'PAUSED')) FROM releases l`)
 	if err != nil {
 		return err
 	}
-	old, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
+	var live, old []string
+	var hash string
+	var isOld bool
+	if _, err := pgx.ForEachRow(rows, []any{&hash, &isOld}, func() error {
+		if isOld {
+			old = append(old, hash)
+		} else {
+			live = append(live, hash)
+		}
+		return nil
+	}); err != nil {
 		return err
 	}
 	var problems []error
@@ -188,5 +197,5 @@ func (r *Remover) tidy(ctx context.Context) error {
 		}
 		problems = append(problems, r.clusters.Scratch(name).DropOld(ctx, scratchLife))
 	}
-	return errors.Join(problems...)
+	return errors.Join(append(problems, r.templates.DropUnused(ctx, live))...)
 }

@@ -106,7 +106,7 @@ type copyReader struct {
 }
 
 func cutOff() error {
-	return fault.New(codes.InvalidArgument, fault.BackupInvalid, "the copy ends without its trailer: it was cut off")
+	return fault.New(codes.InvalidArgument, fault.BackupInvalid, "the copy ends without its trailer: it was cut off").At("trailer")
 }
 
 // Read implements io.Reader.
@@ -142,9 +142,9 @@ func (r *copyReader) check(sum backup.Sum) error {
 	case r.trailer == nil:
 		return cutOff()
 	case sum.Bytes != r.trailer.GetBytes():
-		return fault.New(codes.InvalidArgument, fault.BackupInvalid, "got %d bytes of the copy, and its trailer says %d", sum.Bytes, r.trailer.GetBytes())
+		return fault.New(codes.InvalidArgument, fault.BackupInvalid, "got %d bytes of the copy, and its trailer says %d", sum.Bytes, r.trailer.GetBytes()).At("trailer.bytes")
 	case !bytes.Equal(sum.SHA256[:], r.trailer.GetSha256()):
-		return fault.New(codes.InvalidArgument, fault.BackupInvalid, "the copy's SHA-256 is %x, and its trailer says %x", sum.SHA256, r.trailer.GetSha256())
+		return fault.New(codes.InvalidArgument, fault.BackupInvalid, "the copy's SHA-256 is %x, and its trailer says %x", sum.SHA256, r.trailer.GetSha256()).At("trailer.sha256")
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 	"golang.org/x/sync/singleflight"
 
@@ -43,6 +44,7 @@ var hardening string
 
 // Builder builds templates. Close it.
 type Builder struct {
+	db       *pgxpool.Pool // the provisioner's own
 	clusters *cluster.Set
 	atlas    *atlascli.CLI
 	log      *zap.Logger
@@ -52,14 +54,15 @@ type Builder struct {
 	building singleflight.Group
 	work     sync.WaitGroup
 	mu       sync.Mutex
-	built    map[string]bool
+	built    map[place]bool
 }
 
-// NewBuilder returns a builder.
-func NewBuilder(clusters *cluster.Set, atlas *atlascli.CLI, log *zap.Logger) *Builder {
-	b := &Builder{clusters: clusters, atlas: atlas, log: log, built: map[string]bool{}}
+// NewBuilder returns a builder that records what it uses in the provisioner's database.
+func NewBuilder(db *pgxpool.Pool, clusters *cluster.Set, atlas *atlascli.CLI, log *zap.Logger) *Builder {
+	b := &Builder{db: db, clusters: clusters, atlas: atlas, log: log, built: map[place]bool{}}
 	b.ctx, b.stop = context.WithCancel(context.Background())
 	b.sweep()
+	b.work.Go(b.keep)
 	return b
 }
 
@@ -103,7 +106,7 @@ func nameOf(hash string) string {
 // in however many copies, it is built once.
 func (b *Builder) Ensure(ctx context.Context, clusterName string, r *release.Release) (string, error) {
 	name := Name(r)
-	key := clusterName + "/" + name
+	key := place{clusterName, name}
 	b.mu.Lock()
 	done := b.built[key]
 	b.mu.Unlock()
@@ -111,9 +114,12 @@ func (b *Builder) Ensure(ctx context.Context, clusterName string, r *release.Rel
 		return name, nil
 	}
 	// The work goes on for the others when the one who began it goes away.
-	result := b.building.DoChan(key, func() (any, error) {
+	result := b.building.DoChan(clusterName+"/"+name, func() (any, error) {
 		b.work.Add(1)
 		defer b.work.Done()
+		if err := b.use(b.ctx, key); err != nil {
+			return nil, err
+		}
 		return nil, b.build(b.ctx, clusterName, name, r)
 	})
 	select {
@@ -134,7 +140,7 @@ func (b *Builder) Ensure(ctx context.Context, clusterName string, r *release.Rel
 func (b *Builder) Drop(ctx context.Context, clusterName, hash string) error {
 	name := nameOf(hash)
 	b.mu.Lock()
-	delete(b.built, clusterName+"/"+name)
+	delete(b.built, place{clusterName, name})
 	b.mu.Unlock()
 	exists, err := b.clusters.Exists(ctx, clusterName, name)
 	if err != nil || !exists {
@@ -150,7 +156,7 @@ func (b *Builder) Drop(ctx context.Context, clusterName, hash string) error {
 func (b *Builder) Forget(clusterName string, r *release.Release) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.built, clusterName+"/"+Name(r))
+	delete(b.built, place{clusterName, Name(r)})
 }
 
 func (b *Builder) build(ctx context.Context, clusterName, name string, r *release.Release) error {
@@ -160,7 +166,7 @@ func (b *Builder) build(ctx context.Context, clusterName, name string, r *releas
 			return err
 		}
 		// It is built under another name, so that what bears the template's name is whole.
-		unfinished := name + "_unfinished"
+		unfinished := unfinished(name)
 		for _, sql := range []string{
 			"DROP DATABASE IF EXISTS " + pg.Quote(unfinished) + " WITH (FORCE)",
 			"CREATE DATABASE " + pg.Quote(unfinished) + " TEMPLATE template0 ENCODING 'UTF8'",

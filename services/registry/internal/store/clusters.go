@@ -82,7 +82,7 @@ func (s *Store) changeCluster(ctx context.Context, actor, action, name, sql stri
 }
 
 // RemoveCluster forgets a cluster: NOT_FOUND `CLUSTER_NOT_FOUND`, FAILED_PRECONDITION `CLUSTER_NOT_EMPTY` while any
-// company, even one that failed, is recorded on it.
+// company is on it that is neither FAILED nor DELETED. Those keep its name.
 func (s *Store) RemoveCluster(ctx context.Context, actor, name string) error {
 	err := pg.Tx(ctx, s.pool, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, "DELETE FROM clusters WHERE name = $1", name)

@@ -152,23 +152,15 @@ func lockCompany(ctx context.Context, tx pgx.Tx, id uuid.UUID) (*registryv1.Comp
 // Suspend closes a company that is ACTIVE or in MAINTENANCE; a SUSPENDED one stays as it is. FAILED_PRECONDITION
 // `COMPANY_STATE_INVALID`.
 func (s *Store) Suspend(ctx context.Context, actor string, id uuid.UUID, reason string) (*registryv1.Company, error) {
-	err := s.changeState(ctx, id, transition{actor: actor, action: "company.suspended", reason: reason,
+	return s.changeCompany(ctx, id, transition{actor: actor, action: "company.suspended", reason: reason,
 		from: []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_ACTIVE, registryv1.CompanyState_COMPANY_STATE_MAINTENANCE},
 		to:   registryv1.CompanyState_COMPANY_STATE_SUSPENDED})
-	if err != nil {
-		return nil, err
-	}
-	return s.Company(ctx, id)
 }
 
 // Resume opens a SUSPENDED company; an ACTIVE one stays as it is. FAILED_PRECONDITION `COMPANY_STATE_INVALID`.
 func (s *Store) Resume(ctx context.Context, actor string, id uuid.UUID) (*registryv1.Company, error) {
-	err := s.changeState(ctx, id, transition{actor: actor, action: "company.resumed",
+	return s.changeCompany(ctx, id, transition{actor: actor, action: "company.resumed",
 		from: []registryv1.CompanyState{registryv1.CompanyState_COMPANY_STATE_SUSPENDED}, to: registryv1.CompanyState_COMPANY_STATE_ACTIVE})
-	if err != nil {
-		return nil, err
-	}
-	return s.Company(ctx, id)
 }
 
 // transition is one change of a company's state.
@@ -192,21 +184,35 @@ type transition struct {
 
 // changeState locks a company and changes its state. One that is in the new state already is left as it is.
 func (s *Store) changeState(ctx context.Context, id uuid.UUID, t transition) error {
-	return pg.Tx(ctx, s.pool, func(tx pgx.Tx) error {
-		c, err := lockCompany(ctx, tx, id)
-		if err != nil {
+	return pg.Tx(ctx, s.pool, func(tx pgx.Tx) error { return lockAndChange(ctx, tx, id, t) })
+}
+
+// changeCompany is changeState, and returns the company as that left it.
+func (s *Store) changeCompany(ctx context.Context, id uuid.UUID, t transition) (out *registryv1.Company, err error) {
+	err = pg.Tx(ctx, s.pool, func(tx pgx.Tx) error {
+		if err := lockAndChange(ctx, tx, id, t); err != nil {
 			return err
 		}
-		if t.choose != nil {
-			if t.to, err = t.choose(ctx, tx); err != nil {
-				return err
-			}
-		}
-		if c.GetState() == t.to {
-			return nil
-		}
-		return change(ctx, tx, id, c.GetState(), t)
+		out, err = company(ctx, tx, id)
+		return err
 	})
+	return out, err
+}
+
+func lockAndChange(ctx context.Context, tx pgx.Tx, id uuid.UUID, t transition) error {
+	c, err := lockCompany(ctx, tx, id)
+	if err != nil {
+		return err
+	}
+	if t.choose != nil {
+		if t.to, err = t.choose(ctx, tx); err != nil {
+			return err
+		}
+	}
+	if c.GetState() == t.to {
+		return nil
+	}
+	return change(ctx, tx, id, c.GetState(), t)
 }
 
 // change is the one place where a company's state changes, from one that the transition allows. The company is locked.

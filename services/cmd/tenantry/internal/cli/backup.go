@@ -199,7 +199,7 @@ type tenantRestoreCmd struct {
 
 // Help is the long help.
 func (tenantRestoreCmd) Help() string {
-	return `The copy becomes a database of its own, is brought to the current release, and takes the place of the one that the company has only when it is whole; the old one is dropped then. Whatever fails before, the company keeps what it has.
+	return `The copy becomes a database of its own, is brought to the current release, and takes the place of the one that the company has only when it is whole; the old one is dropped then. Whatever fails before, the company keeps what it has. A file that is not what FILE.json says is refused before anything is sent.
 
 Example:
 
@@ -220,6 +220,9 @@ func (c *tenantRestoreCmd) Run(ctx context.Context, a *app) error {
 		return usagef("", "%v", err)
 	}
 	defer func() { _ = file.Close() }() // It was only read.
+	if err := checkCopy(ctx, file, trailer); err != nil {
+		return err
+	}
 	return a.backups(func(client provisionerv1.BackupServiceClient) error {
 		stream, err := client.RestoreTenant(ctx)
 		if err != nil {

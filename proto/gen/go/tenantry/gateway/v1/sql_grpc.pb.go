@@ -80,8 +80,10 @@ type SqlServiceClient interface {
 	// (DEADLINE_EXCEEDED `TRANSACTION_TIMEOUT`); both are the gateway's settings. A statement's own limit is that of the
 	// other methods; it aborts the transaction and is told in `end`, save when it passed because nobody read the rows.
 	// INVALID_ARGUMENT `FIELD_INVALID` for a step that breaks a rule or comes out of order. FAILED_PRECONDITION
-	// `TRANSACTION_ENDED` should a statement have ended the transaction all the same. A company that is suspended meanwhile
-	// has its transaction finished within these limits, and gets no new one.
+	// `TRANSACTION_ENDED` should a statement have ended the transaction all the same. The
+	// next step, Commit included, of a caller whose session or API key was revoked meanwhile, or whose company was suspended
+	// or deleted, ends it with the reason that a new call gets. That a token runs out, or its company is in maintenance, does
+	// not end it.
 	//
 	// Not repeatable once Commit was sent, as far as the statements are not.
 	Transact(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TransactRequest, TransactResponse], error)
@@ -202,8 +204,10 @@ type SqlServiceServer interface {
 	// (DEADLINE_EXCEEDED `TRANSACTION_TIMEOUT`); both are the gateway's settings. A statement's own limit is that of the
 	// other methods; it aborts the transaction and is told in `end`, save when it passed because nobody read the rows.
 	// INVALID_ARGUMENT `FIELD_INVALID` for a step that breaks a rule or comes out of order. FAILED_PRECONDITION
-	// `TRANSACTION_ENDED` should a statement have ended the transaction all the same. A company that is suspended meanwhile
-	// has its transaction finished within these limits, and gets no new one.
+	// `TRANSACTION_ENDED` should a statement have ended the transaction all the same. The
+	// next step, Commit included, of a caller whose session or API key was revoked meanwhile, or whose company was suspended
+	// or deleted, ends it with the reason that a new call gets. That a token runs out, or its company is in maintenance, does
+	// not end it.
 	//
 	// Not repeatable once Commit was sent, as far as the statements are not.
 	Transact(grpc.BidiStreamingServer[TransactRequest, TransactResponse]) error

@@ -41,8 +41,8 @@ type ClusterServiceClient interface {
 	DrainCluster(ctx context.Context, in *DrainClusterRequest, opts ...grpc.CallOption) (*DrainClusterResponse, error)
 	// UndrainCluster lets new tenants onto a server again. Repeatable. NOT_FOUND `CLUSTER_NOT_FOUND`.
 	UndrainCluster(ctx context.Context, in *UndrainClusterRequest, opts ...grpc.CallOption) (*UndrainClusterResponse, error)
-	// RemoveCluster forgets a server that holds no tenant. NOT_FOUND `CLUSTER_NOT_FOUND`, FAILED_PRECONDITION
-	// `CLUSTER_NOT_EMPTY`.
+	// RemoveCluster forgets a server that holds no tenant. Companies that failed or were deleted are no tenants, and keep its
+	// name. NOT_FOUND `CLUSTER_NOT_FOUND`, FAILED_PRECONDITION `CLUSTER_NOT_EMPTY`.
 	RemoveCluster(ctx context.Context, in *RemoveClusterRequest, opts ...grpc.CallOption) (*RemoveClusterResponse, error)
 }
 
@@ -119,8 +119,8 @@ type ClusterServiceServer interface {
 	DrainCluster(context.Context, *DrainClusterRequest) (*DrainClusterResponse, error)
 	// UndrainCluster lets new tenants onto a server again. Repeatable. NOT_FOUND `CLUSTER_NOT_FOUND`.
 	UndrainCluster(context.Context, *UndrainClusterRequest) (*UndrainClusterResponse, error)
-	// RemoveCluster forgets a server that holds no tenant. NOT_FOUND `CLUSTER_NOT_FOUND`, FAILED_PRECONDITION
-	// `CLUSTER_NOT_EMPTY`.
+	// RemoveCluster forgets a server that holds no tenant. Companies that failed or were deleted are no tenants, and keep its
+	// name. NOT_FOUND `CLUSTER_NOT_FOUND`, FAILED_PRECONDITION `CLUSTER_NOT_EMPTY`.
 	RemoveCluster(context.Context, *RemoveClusterRequest) (*RemoveClusterResponse, error)
 	mustEmbedUnimplementedClusterServiceServer()
 }
