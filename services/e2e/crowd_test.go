@@ -190,7 +190,7 @@ func TestAHundredSignupsByEightAtOnceAreAsManyDatabasesAsCompanies(t *testing.T)
 	answers := callers(t, requests, func(ctx context.Context, q *provisionerv1.CreateTenantRequest) (*provisionerv1.CreateTenantResponse, error) {
 		return client.CreateTenant(ctx, q)
 	})
-	s.requireWhole(requests, answers, 1000)
+	s.requireWhole(requests, answers, 20)
 }
 
 // secondProvisioner runs another copy of the provisioner, in a process of its own to kill.
