@@ -31,7 +31,7 @@ const (
 	// writeSoon is how long after the last a snapshot is written when something was closed since, which nobody may take for
 	// open; writeLater when something else changed; and writeAnyway when nothing did, so that it says that.
 	writeSoon   = time.Second
-	writeLater  = 20 * time.Second
+	writeLater  = 5 * time.Second
 	writeAnyway = 2 * time.Minute
 	// writePause is how many times as long as a write took it is waited for the next: writing takes a 21st of the time at
 	// most, however many routes there are.
@@ -221,9 +221,9 @@ func (k *keeper) due() bool {
 
 // write writes the snapshot.
 func (k *keeper) write() {
+	k.began = time.Now()
 	image := k.routes.Image()
 	now := written{image.Sequence, image.Fresh, k.sessions.Keys()}
-	k.began = time.Now()
 	size, err := k.files.WriteRoutes(&snapshotv1.Head{FreshTime: timestamppb.New(image.Fresh), Sequence: image.Sequence}, func(add func(*snapshotv1.Record) error) error {
 		return errors.Join(addRoutes(image, add), add(&snapshotv1.Record{Part: &snapshotv1.Record_Keys{Keys: now.keys}}), addCredentials(k.sessions, add))
 	})

@@ -160,9 +160,9 @@ func (f *Feed) after(sequence int64) (events []*registryv1.WatchRoutesResponse, 
 }
 
 // Watch sends a snapshot, unless it can resume after a sequence, and then every change, in order and without a gap, until
-// the context ends or sending fails. Checkpoints say how far that is from the newest there is: first of all to one who
-// resumes, then after each silence, and as often while there is always something to send. When the feed ends it is
-// UNAVAILABLE: another copy of the registry goes on.
+// the context ends or sending fails. Checkpoints say how far that is from the newest there is: first of all, after each
+// silence, and as often while there is always something to send. When the feed ends it is UNAVAILABLE: another copy of the
+// registry goes on.
 func (f *Feed) Watch(ctx context.Context, after int64, send func(*registryv1.WatchRoutesResponse) error) error {
 	f.count(1)
 	defer f.count(-1)
@@ -175,10 +175,7 @@ func (f *Feed) Watch(ctx context.Context, after int64, send func(*registryv1.Wat
 	}
 	timer := time.NewTimer(heartbeat)
 	defer timer.Stop()
-	told := time.Now()
-	if after != 0 {
-		told = time.Time{}
-	}
+	var told time.Time
 	for {
 		events, ok, news := f.after(at)
 		if !ok {

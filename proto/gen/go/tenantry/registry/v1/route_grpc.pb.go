@@ -33,7 +33,7 @@ const (
 type RouteServiceClient interface {
 	// WatchRoutes streams the routes for as long as the call lives: first, unless it resumes, a consistent snapshot
 	// (snapshot_start, clusters and routes, snapshot_end), then each change in order of its sequence, without a gap, and a
-	// checkpoint whenever nothing else was said for a while, first of all where it resumes, and now and then while it is
+	// checkpoint before the first of them, whenever nothing else was said for a while, and now and then while the caller is
 	// behind. Repeatable: give `resume_after` the newest sequence seen to go on from there; when the registry no longer has
 	// what came after it, it answers with a snapshot instead.
 	WatchRoutes(ctx context.Context, in *WatchRoutesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchRoutesResponse], error)
@@ -118,7 +118,7 @@ func (c *routeServiceClient) ResolveRoute(ctx context.Context, in *ResolveRouteR
 type RouteServiceServer interface {
 	// WatchRoutes streams the routes for as long as the call lives: first, unless it resumes, a consistent snapshot
 	// (snapshot_start, clusters and routes, snapshot_end), then each change in order of its sequence, without a gap, and a
-	// checkpoint whenever nothing else was said for a while, first of all where it resumes, and now and then while it is
+	// checkpoint before the first of them, whenever nothing else was said for a while, and now and then while the caller is
 	// behind. Repeatable: give `resume_after` the newest sequence seen to go on from there; when the registry no longer has
 	// what came after it, it answers with a snapshot instead.
 	WatchRoutes(*WatchRoutesRequest, grpc.ServerStreamingServer[WatchRoutesResponse]) error
