@@ -36,18 +36,15 @@ func (g *Gateway) observe(m *metrics.Metrics) {
 	m.Gauge("gateway_routes_from_snapshot", "1 while the routes are those of the snapshot on disk, until the registry has brought them up to date.", nil, func(context.Context) ([]metrics.Sample, error) {
 		return one(g.routes.Restored()), nil
 	})
-	if g.keeper != nil {
-		m.Gauge("gateway_route_snapshot_age_seconds", "How long ago the snapshot on disk was written; missing before there was one.", nil, func(context.Context) ([]metrics.Sample, error) {
-			at := g.keeper.writtenAt.Load()
-			if at == 0 {
-				return nil, nil
-			}
-			return []metrics.Sample{{Value: time.Since(time.Unix(0, at)).Seconds()}}, nil
-		})
-		m.Gauge("gateway_route_snapshot_failing", "1 while the snapshot cannot be written to disk.", nil, func(context.Context) ([]metrics.Sample, error) {
-			return one(g.keeper.failing.Load()), nil
-		})
-	}
+	m.Gauge("gateway_route_snapshot_age_seconds", "How long ago the snapshot on disk was written; missing where there is none.", nil, func(context.Context) ([]metrics.Sample, error) {
+		if g.keeper == nil || g.keeper.writtenAt.Load() == 0 {
+			return nil, nil
+		}
+		return []metrics.Sample{{Value: time.Since(time.Unix(0, g.keeper.writtenAt.Load())).Seconds()}}, nil
+	})
+	m.Gauge("gateway_route_snapshot_failing", "1 while the snapshot, or the shares beside it, cannot be written to disk.", nil, func(context.Context) ([]metrics.Sample, error) {
+		return one(g.keeper != nil && (g.keeper.failing.Load() || g.keeper.leaseFailing.Load())), nil
+	})
 	m.Gauge("gateway_held_calls", "Calls that are held because their company is in maintenance, or its schema older than they want.", nil, func(context.Context) ([]metrics.Sample, error) {
 		held, _ := g.routes.Held()
 		return []metrics.Sample{{Value: float64(held)}}, nil

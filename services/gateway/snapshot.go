@@ -54,8 +54,9 @@ type keeper struct {
 	began time.Time
 	took  time.Duration
 
-	writtenAt atomic.Int64 // in Unix nanoseconds; 0 before there was one
-	failing   atomic.Bool
+	writtenAt    atomic.Int64 // in Unix nanoseconds; 0 before there was one
+	failing      atomic.Bool
+	leaseFailing atomic.Bool
 }
 
 // written is what the snapshot on the disk has.
@@ -113,7 +114,9 @@ func (k *keeper) saveShares(s budget.Saved) error {
 	for name, share := range s.Shares {
 		l.Clusters = append(l.Clusters, &registryv1.ClusterShare{Cluster: name, Share: int32(share.Share), Budget: int32(share.Budget)})
 	}
-	return k.files.WriteLease(l)
+	err := k.files.WriteLease(l)
+	k.leaseFailing.Store(err != nil)
+	return err
 }
 
 // restore begins with the snapshot on the disk, if there is a good one.
