@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -109,12 +110,13 @@ func TestAGatewayStartsFromItsSnapshotWhileTheRegistryIsAway(t *testing.T) {
 
 	away := func() {
 		t.Helper()
-		require.NoError(t, good.reads(client))
+		// A client that was cut off dials again after a moment.
+		require.Eventually(t, func() bool { return good.reads(client) == nil }, patience, 50*time.Millisecond)
 		require.NoError(t, program.reads(client))
 		requireReason(t, suspended.reads(client), codes.PermissionDenied, fault.CompanySuspended)
 		requireReason(t, ended.reads(client), codes.Unauthenticated, fault.CredentialsInvalid)
 		from, _ := gauge(t, told, "tenantry_gateway_routes_from_snapshot")
-		require.EqualValues(t, 1, from)
+		require.Positive(t, from)
 		share, _ := gauge(t, told, `tenantry_gateway_connections_share{cluster="main"}`)
 		require.Positive(t, share)
 		age, _ := gauge(t, told, "tenantry_gateway_routes_age_seconds")
@@ -165,7 +167,7 @@ func TestAGatewayStartsFromItsSnapshotWhileTheRegistryIsAway(t *testing.T) {
 	gateway = a.serve("TENANTRY_GATEWAY", "gateway", args...)
 	require.Contains(t, gateway.output(), "the registry brought the routes of the snapshot up to date")
 	require.NotContains(t, gateway.output(), "serving with the routes of a snapshot")
-	require.NoError(t, good.reads(client))
+	require.Eventually(t, func() bool { return good.reads(client) == nil }, patience, 50*time.Millisecond)
 
 	// What is not as it was written is not used.
 	gateway.terminate()
@@ -180,13 +182,9 @@ func TestAGatewayStartsFromItsSnapshotWhileTheRegistryIsAway(t *testing.T) {
 	require.Zero(t, registry.wait(t), registry.output())
 	gateway = startProcess(t, a.variables(), append(args, "--listen", a.env["TENANTRY_GATEWAY"], "--tls-ca", a.env["TENANTRY_CA"],
 		"--tls-cert", filepath.Join(a.certificates, "gateway.pem"), "--tls-key", filepath.Join(a.certificates, "gateway-key.pem"))...)
-	require.Eventually(t, func() bool {
-		_, err := client.Execute(good.ctx, &gatewayv1.ExecuteRequest{Sql: "SELECT 1"})
-		return err != nil && !fault.HasReason(err, fault.Unavailable) || fault.HasReason(err, fault.CredentialsInvalid)
-	}, patience, 100*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(gateway.output(), "the route snapshot is not used") }, patience, 50*time.Millisecond)
 	time.Sleep(3 * time.Second) // Longer than a registry is waited for.
 	require.Error(t, good.reads(client))
-	require.Contains(t, gateway.output(), "the route snapshot is not used")
 	require.NotZero(t, runTenantry(t, a.variables(), "health", a.env["TENANTRY_GATEWAY"], "--tls-ca", a.env["TENANTRY_CA"], "--timeout", "1s").code)
 }
 

@@ -20,6 +20,7 @@ var errFull = errors.New("the disk is full")
 
 // disk is what a process leaves behind.
 type disk struct {
+	t     *testing.T // the bubble's
 	mu    sync.Mutex
 	saved budget.Saved
 	full  bool
@@ -67,11 +68,11 @@ type process struct {
 }
 
 // process starts one with what is on the disk.
-func (d *disk) process(t *testing.T, w *world) *process {
-	t.Helper()
+func (d *disk) process(w *world) *process {
+	d.t.Helper()
 	saved := d.read()
 	b := budget.New(budget.Config{Registry: w, Pools: w, Instance: "test", LongestCall: 35 * time.Second, Saved: &saved, Save: d.save})
-	ctx, stop := context.WithCancel(t.Context())
+	ctx, stop := context.WithCancel(d.t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { b.Run(ctx) })
 	synctest.Wait()
@@ -83,12 +84,12 @@ func (d *disk) process(t *testing.T, w *world) *process {
 }
 
 // bubble runs a test with a registry and a disk, where time passes when all wait.
-func bubble(t *testing.T, f func(t *testing.T, w *world, d *disk)) {
+func bubble(t *testing.T, f func(w *world, d *disk)) {
 	t.Helper()
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{grants: map[string]int32{"a": 6, "small": 1}, shares: map[string]int{}, stats: map[string]conns.Stats{}}
-		f(t, w, &disk{})
+		f(w, &disk{t: t})
 	})
 }
 
@@ -105,8 +106,8 @@ func (w *world) told() int {
 }
 
 func TestSharesOutlastTheProcessForAsLongAsTheyAreLeased(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world, d *disk) {
-		p := d.process(t, w)
+	bubble(t, func(w *world, d *disk) {
+		p := d.process(w)
 		pass(20 * time.Second)
 		w.change(func() { w.away = true })
 		p.kill()
@@ -114,7 +115,7 @@ func TestSharesOutlastTheProcessForAsLongAsTheyAreLeased(t *testing.T) {
 		require.LessOrEqual(t, time.Since(last), 7*time.Second, "what is on the disk is not much older than the last answer")
 
 		pass(10 * time.Second)
-		p = d.process(t, w)
+		p = d.process(w)
 		w.sent()
 		pass(settle - look)
 		require.Equal(t, -1, w.share("a"), "the other's connections may be still there")
@@ -128,14 +129,14 @@ func TestSharesOutlastTheProcessForAsLongAsTheyAreLeased(t *testing.T) {
 		require.Equal(t, []int{2, 1}, []int{w.share("a"), w.share("small")}, "a little is left")
 		p.kill()
 
-		p = d.process(t, w)
+		p = d.process(w)
 		pass(settle + look)
 		require.Equal(t, []int{2, 1}, []int{w.share("a"), w.share("small")}, "and to the next")
 		pass(time.Until(last.Add(forget)) + look)
 		require.Equal(t, 0, w.share("a"))
 		p.kill()
 
-		p = d.process(t, w)
+		p = d.process(w)
 		pass(10 * time.Second)
 		require.Equal(t, -1, w.share("a"), "nothing is left")
 		w.change(func() { w.away = false })
@@ -149,8 +150,8 @@ func TestSharesOutlastTheProcessForAsLongAsTheyAreLeased(t *testing.T) {
 const settle = 2 * time.Second
 
 func TestAShareThatShrinksIsOnTheDiskBeforeTheRegistryIsToldOfIt(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world, d *disk) {
-		p := d.process(t, w)
+	bubble(t, func(w *world, d *disk) {
+		p := d.process(w)
 		pass(10 * time.Second)
 		require.Equal(t, 6, d.read().Shares["a"].Share)
 		// The disk takes longer than several heartbeats.
@@ -170,8 +171,8 @@ func TestAShareThatShrinksIsOnTheDiskBeforeTheRegistryIsToldOfIt(t *testing.T) {
 }
 
 func TestWhileTheDiskIsFullTheRegistryIsToldWhatIsOnItForAsLongAsThatCounts(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world, d *disk) {
-		p := d.process(t, w)
+	bubble(t, func(w *world, d *disk) {
+		p := d.process(w)
 		pass(10 * time.Second)
 		d.change(func() { d.full = true })
 		last := d.read().Answered
@@ -193,20 +194,20 @@ func TestWhileTheDiskIsFullTheRegistryIsToldWhatIsOnItForAsLongAsThatCounts(t *t
 }
 
 func TestSharesThatWereGivenBackAreNotOnTheDisk(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world, d *disk) {
-		p := d.process(t, w)
+	bubble(t, func(w *world, d *disk) {
+		p := d.process(w)
 		pass(10 * time.Second)
 		p.kill()
 		d.change(func() { d.full = true })
 		w.sent()
-		p.Leave(t.Context())
+		p.Leave(d.t.Context())
 		require.Empty(t, w.sent(), "they may be taken up again, so they are not given back")
 		d.change(func() { d.full = false })
-		p.Leave(t.Context())
+		p.Leave(d.t.Context())
 		require.True(t, w.sent()[0].request.GetLeaving())
 		require.Empty(t, d.read().Shares)
 		w.change(func() { w.away = true })
-		p = d.process(t, w)
+		p = d.process(w)
 		pass(10 * time.Second)
 		require.Equal(t, -1, w.share("a"))
 		p.kill()
@@ -214,16 +215,16 @@ func TestSharesThatWereGivenBackAreNotOnTheDisk(t *testing.T) {
 }
 
 func TestAGatewayThatEndsWhileTheRegistryIsAwayKeepsItsShares(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world, d *disk) {
-		p := d.process(t, w)
+	bubble(t, func(w *world, d *disk) {
+		p := d.process(w)
 		pass(10 * time.Second)
 		w.change(func() { w.away = true })
 		pass(5 * time.Second)
 		p.kill()
 		w.sent()
-		p.Leave(t.Context())
+		p.Leave(d.t.Context())
 		require.Empty(t, w.sent(), "nobody hears it")
-		p = d.process(t, w)
+		p = d.process(w)
 		pass(settle + look)
 		require.Equal(t, 6, w.share("a"))
 		p.kill()
@@ -240,8 +241,8 @@ func TestWhateverHappensTheRegistryCountsWhatTheDiskWouldGive(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := &world{grants: map[string]int32{"a": 6}, shares: map[string]int{}, stats: map[string]conns.Stats{}}
 			c := &counting{world: w}
-			d := &disk{}
-			p := d.counted(t, c)
+			d := &disk{t: t}
+			p := d.counted(c)
 			for _, s := range steps {
 				switch s % 8 {
 				case 0:
@@ -254,11 +255,11 @@ func TestWhateverHappensTheRegistryCountsWhatTheDiskWouldGive(t *testing.T) {
 					d.change(func() { d.slow = time.Duration(s) * 20 * time.Millisecond })
 				case 5:
 					p.kill()
-					p = d.counted(t, c)
+					p = d.counted(c)
 				case 6:
 					p.kill()
-					p.Leave(t.Context())
-					p = d.counted(t, c)
+					p.Leave(d.t.Context())
+					p = d.counted(c)
 				}
 				for range 1 + s%7*s%5 {
 					pass(time.Duration(1+s) * 9 * time.Millisecond)
@@ -275,17 +276,17 @@ func TestWhateverHappensTheRegistryCountsWhatTheDiskWouldGive(t *testing.T) {
 }
 
 // counted is process with a registry that counts.
-func (d *disk) counted(t *testing.T, c *counting) *process {
-	t.Helper()
+func (d *disk) counted(c *counting) *process {
+	d.t.Helper()
 	saved := d.read()
 	saved.Shares = maps.Clone(saved.Shares)
 	b := budget.New(budget.Config{Registry: c, Pools: c.world, Instance: "test", Saved: &saved, Save: d.save})
-	ctx, stop := context.WithCancel(t.Context())
+	ctx, stop := context.WithCancel(d.t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { b.Run(ctx) })
 	return &process{b, func() {
 		stop()
 		running.Wait()
-		c.world.change(func() { c.world.shares = map[string]int{} })
+		c.change(func() { c.shares = map[string]int{} })
 	}}
 }
