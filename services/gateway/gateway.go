@@ -1,7 +1,7 @@
 // Package gateway is the service that stands between callers and tenants' databases: it finds out whose a call is, where
 // that company's database is, and runs SQL there on a connection that is that tenant's alone, or passes the call on to an
-// upstream with a signed assertion of whom it is for. It keeps nothing on disk, makes no schema, and decides nobody's
-// company.
+// upstream with a signed assertion of whom it is for. It keeps nothing on disk but, where that is wanted, what it needs to
+// start while the registry is away; it makes no schema, and decides nobody's company.
 package gateway
 
 import (
@@ -75,6 +75,11 @@ type Config struct {
 	Reload <-chan os.Signal
 	// Instance names this copy among others: no two that live have the same.
 	Instance string
+	// RouteSnapshot is the path of a file that the gateway keeps what it knows in, and starts from when the registry is away;
+	// empty means that it keeps nothing. Package snapshot says what is beside it.
+	RouteSnapshot string
+	// RouteSnapshotMaxAge is how old the routes in it may be to be used; 0 means 24 hours.
+	RouteSnapshotMaxAge time.Duration
 	// StatementTimeout is the longest that one call's SQL may run; 0 means 30 seconds.
 	StatementTimeout time.Duration
 	// TransactionIdle is how long a transaction waits for its next step; 0 means 30 seconds.
@@ -120,6 +125,7 @@ type Gateway struct {
 	budget   *budget.Budget
 	forward  *forward.Forwarder
 	limits   *limits.Limits
+	keeper   *keeper // nil where nothing is kept
 	server   *rpc.Server
 }
 
@@ -154,10 +160,21 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 	longest := max(cfg.StatementTimeout, cfg.TransactionTimeout) + closeTimeout
 	g.pools = conns.New(conns.Config{MasterKey: cfg.MasterKey, Leased: true, StatementTimeout: cfg.StatementTimeout + closeTimeout,
 		IdleInTransactionTimeout: cfg.TransactionIdle + closeTimeout, Logger: cfg.Logger})
-	g.budget = budget.New(budget.Config{Registry: routing, Pools: g.pools, Instance: cfg.Instance, LongestCall: longest, Logger: cfg.Logger})
+	shares := budget.Config{Registry: routing, Pools: g.pools, Instance: cfg.Instance, LongestCall: longest, Logger: cfg.Logger}
+	if cfg.RouteSnapshot != "" {
+		if g.keeper, err = openKeeper(cfg); err != nil {
+			return nil, err
+		}
+		if shares.Saved, err = g.keeper.shares(); err != nil {
+			return nil, err
+		}
+		shares.Save = g.keeper.saveShares
+	}
+	g.budget = budget.New(shares)
 	events := routes.Events{
-		Drain:   g.pools.Drain,
-		Revoked: func(s, k []uuid.UUID, until time.Time) { g.sessions.Revoke(s, k, until) },
+		Drain:    g.pools.Drain,
+		Replaced: func() { g.sessions.Forget() },
+		Revoked:  func(s, k []uuid.UUID, until time.Time) { g.sessions.Revoke(s, k, until) },
 	}
 	g.routes = routes.New(routing, cfg.Instance, events, cfg.Logger)
 	g.routes.LimitHolds(cfg.Holds)
@@ -170,6 +187,10 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 	}
 	if g.sessions, err = session.New(sessions, routing, signer, forward.AssertionMetadata, open, cfg.Logger); err != nil {
 		return nil, err
+	}
+	if g.keeper != nil {
+		g.keeper.routes, g.keeper.sessions = g.routes, g.sessions
+		g.keeper.restore()
 	}
 	upstreams := cfg.Upstreams
 	if cfg.UpstreamsFile != "" {
@@ -238,6 +259,9 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 	work.Go(func() { g.sessions.Run(ctx) })
 	work.Go(func() { g.limits.Run(ctx) })
 	work.Go(func() { g.report(ctx) })
+	if g.keeper != nil {
+		work.Go(func() { g.keeper.run(ctx) })
+	}
 	// The last calls need their connections, too.
 	beating, quiet := context.WithCancel(context.WithoutCancel(ctx))
 	work.Go(func() { g.budget.Run(beating) })
@@ -258,22 +282,44 @@ func (g *Gateway) Run(ctx context.Context, l net.Listener) error {
 // fresh.
 func (g *Gateway) report(ctx context.Context) {
 	g.server.SetHealthy(false)
-	select {
-	case <-g.routes.Ready():
-	case <-ctx.Done():
+	if !g.known(ctx) {
 		return
 	}
 	// Tokens would be verified at the first call; the keys are here before it.
-	g.sessions.LoadKeys(ctx)
+	if !g.sessions.KeysRestored() {
+		g.sessions.LoadKeys(ctx)
+	}
 	g.server.SetHealthy(true)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		g.server.SetPartHealthy("routes", g.routes.Age() < stale)
+		if g.sessions.KeysRestored() && !g.routes.Restored() {
+			g.sessions.LoadKeys(ctx)
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
+		}
+	}
+}
+
+// known waits until the gateway has routes: the registry's, or those of its snapshot when the registry says nothing. It is
+// false when the context ended before.
+func (g *Gateway) known(ctx context.Context) bool {
+	tick := time.NewTicker(registryPatience / 4)
+	defer tick.Stop()
+	for begun := time.Now(); ; {
+		select {
+		case <-g.routes.Ready():
+			return true
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+			if g.routes.Restored() && time.Since(begun) >= registryPatience && g.routes.Age() >= registryPatience {
+				g.routes.Settle()
+			}
 		}
 	}
 }
@@ -301,5 +347,6 @@ func (g *Gateway) close() error {
 	if g.registry != nil {
 		errs = append(errs, g.registry.Close())
 	}
+	errs = append(errs, g.keeper.close())
 	return errors.Join(errs...)
 }

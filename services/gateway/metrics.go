@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"time"
 
 	"github.com/tenantry/tenantry/services/gateway/internal/budget"
 	"github.com/tenantry/tenantry/services/gateway/internal/conns"
@@ -24,6 +25,25 @@ func (g *Gateway) observe(m *metrics.Metrics) {
 			return nil, nil
 		}
 		return []metrics.Sample{{Value: age.Seconds()}}, nil
+	})
+	m.Gauge("gateway_routes_lag", "Changes that the registry had told of when it last said so and that are not known here; missing before it did.", nil, func(context.Context) ([]metrics.Sample, error) {
+		lag := g.routes.Lag()
+		if lag < 0 {
+			return nil, nil
+		}
+		return []metrics.Sample{{Value: float64(lag)}}, nil
+	})
+	m.Gauge("gateway_routes_from_snapshot", "1 while the routes are those of the snapshot on disk, until the registry has brought them up to date.", nil, func(context.Context) ([]metrics.Sample, error) {
+		return one(g.routes.Restored()), nil
+	})
+	m.Gauge("gateway_route_snapshot_age_seconds", "How long ago the snapshot on disk was written; missing where there is none.", nil, func(context.Context) ([]metrics.Sample, error) {
+		if g.keeper == nil || g.keeper.writtenAt.Load() == 0 {
+			return nil, nil
+		}
+		return []metrics.Sample{{Value: time.Since(time.Unix(0, g.keeper.writtenAt.Load())).Seconds()}}, nil
+	})
+	m.Gauge("gateway_route_snapshot_failing", "1 while the snapshot, or the shares beside it, cannot be written to disk.", nil, func(context.Context) ([]metrics.Sample, error) {
+		return one(g.keeper != nil && (g.keeper.failing.Load() || g.keeper.leaseFailing.Load())), nil
 	})
 	m.Gauge("gateway_held_calls", "Calls that are held because their company is in maintenance, or its schema older than they want.", nil, func(context.Context) ([]metrics.Sample, error) {
 		held, _ := g.routes.Held()
@@ -107,6 +127,14 @@ func (g *Gateway) observe(m *metrics.Metrics) {
 			return samples, nil
 		})
 	}
+}
+
+// one is 1 for what is so, and else 0.
+func one(is bool) []metrics.Sample {
+	if is {
+		return []metrics.Sample{{Value: 1}}
+	}
+	return []metrics.Sample{{}}
 }
 
 // callsSample is one figure of the calls in flight.

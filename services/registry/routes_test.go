@@ -79,12 +79,17 @@ func TestAWatcherGetsASnapshotAndThenEveryChange(t *testing.T) {
 	require.Equal(t, "9", next(t, stream).GetRoute().GetSchemaVersion())
 
 	again := s.watch(t.Context(), sequence)
+	first, err := again.Recv()
+	require.NoError(t, err)
+	require.Equal(t, sequence, first.GetSequence(), "it is told at once where it is")
+	require.Equal(t, sequence+3, first.GetCheckpoint().GetNewest(), "and how far behind")
 	require.Equal(t, sequence+1, next(t, again).GetSequence(), "it resumes")
 	for {
 		m, err := stream.Recv()
 		require.NoError(t, err)
 		if m.GetCheckpoint() != nil {
 			require.Equal(t, sequence+3, m.GetSequence(), "a heartbeat while nothing happens")
+			require.Equal(t, sequence+3, m.GetCheckpoint().GetNewest())
 			break
 		}
 	}

@@ -67,6 +67,25 @@ func TestARolesPasswordFollowsFromKeyDatabaseAndVersion(t *testing.T) {
 	require.Error(t, err)
 }
 
+func TestTheKeyOfASealFollowsFromKeyAndKind(t *testing.T) {
+	t.Parallel()
+	master := credential.NewMasterKey()
+	routes, err := master.SealKey("routes")
+	require.NoError(t, err)
+	require.Len(t, routes, 32)
+	again, err := master.SealKey("routes")
+	require.NoError(t, err)
+	require.Equal(t, routes, again)
+	lease, err := master.SealKey("lease")
+	require.NoError(t, err)
+	require.NotEqual(t, routes, lease)
+	other, err := credential.NewMasterKey().SealKey("routes")
+	require.NoError(t, err)
+	require.NotEqual(t, routes, other)
+	_, err = credential.MasterKey{}.SealKey("routes")
+	require.Error(t, err)
+}
+
 func TestPostgreSQLLetsARoleInByItsVerifier(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.Database(t)

@@ -70,6 +70,19 @@ func (k MasterKey) RolePassword(databaseID uuid.UUID, version int32) (string, er
 	return base64.RawURLEncoding.EncodeToString(password), nil
 }
 
+// SealKey derives the key that seals a kind of file, such as `routes`, so that only who has the master key can have written
+// it: HKDF-SHA-256 of the master key, with the kind as the info. It is no role's password.
+func (k MasterKey) SealKey(kind string) ([]byte, error) {
+	if len(k.key) != MasterKeySize {
+		return nil, errors.New("credential: there is no master key")
+	}
+	key, err := hkdf.Key(sha256.New, k.key, nil, "tenantry seal "+kind, sha256.Size)
+	if err != nil {
+		return nil, fmt.Errorf("credential: derive the key of a seal: %w", err)
+	}
+	return key, nil
+}
+
 // SCRAMVerifier is what PostgreSQL stores of a password, in the form that CREATE ROLE … PASSWORD takes instead of one:
 // `SCRAM-SHA-256$ITERATIONS:SALT$STOREDKEY:SERVERKEY` (RFC 5802, RFC 7677; PostgreSQL's pg_authid). The password itself
 // so never appears in a statement, which a server may log. The password must be ASCII, as SASLprep is not applied.

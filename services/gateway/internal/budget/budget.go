@@ -4,10 +4,15 @@
 // While the registry is away the shares stay for as long as they are leased; then a little of each is left, and after a
 // long time nothing. That is counted from when the last heartbeat that was answered was sent, and so it always comes before
 // the registry gives the same connections to others.
+//
+// With Config.Save that outlasts the process: what it writes is what another may go on with, by the same rule, and the
+// registry is told of no smaller share than that.
 package budget
 
 import (
 	"context"
+	"errors"
+	"math"
 	"sync"
 	"time"
 
@@ -52,6 +57,12 @@ type Config struct {
 	Pools Pools
 	// Instance names this gateway among those that live.
 	Instance string
+	// Saved is what Save wrote in the process before, none where it is nil. Its time is not in the future. What is left of it
+	// counts two seconds after the start, and nothing is asked of the registry before.
+	Saved *Saved
+	// Save writes shares for the process after this one, which may go on with them once it returned, and while it has not, or
+	// failed, with these or those before. Nil means that they end with the process. It is called by one goroutine at a time.
+	Save func(Saved) error
 	// LongestCall is how long a connection may be in use after its share has shrunk.
 	LongestCall time.Duration
 	// Logger gets the logs; nil means silence.
@@ -76,6 +87,12 @@ type Budget struct {
 	told  map[string]use // what the registry knows
 	terms terms
 	away  bool // the last heartbeat was not answered
+
+	disk    onDisk       // what whoever reads the disk now may go on with
+	pending Saved        // what is being written
+	saving  <-chan error // tells when that ended; nil when nothing is being written
+	unsaved bool         // the last one could not be
+	tried   time.Time    // when it began
 
 	mu       sync.Mutex
 	shares   map[string]Share
@@ -102,7 +119,14 @@ func New(cfg Config) *Budget {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
-	return &Budget{cfg: cfg, lease: uuid.New(), told: map[string]use{}, shares: map[string]Share{}}
+	b := &Budget{cfg: cfg, lease: uuid.New(), told: map[string]use{}, shares: map[string]Share{}}
+	if cfg.Saved != nil {
+		// The wall clock is asked once; then time passes as it does for a process's own lease.
+		saved := *cfg.Saved
+		saved.Answered = time.Now().Add(-time.Since(saved.Answered))
+		b.disk = onDisk{saved}
+	}
+	return b
 }
 
 // Shares are what this gateway has of each cluster's budget.
@@ -128,11 +152,15 @@ func (b *Budget) Age() time.Duration {
 
 // Run sends heartbeats until the context ends.
 func (b *Budget) Run(ctx context.Context) {
+	if !b.resume(ctx) {
+		return
+	}
 	tick := time.NewTicker(look)
 	defer tick.Stop()
 	var last time.Time
 	for {
 		b.expire()
+		b.save()
 		uses := b.uses()
 		if since := time.Since(last); since >= every || since >= soonest && b.urgent(uses) {
 			last = time.Now()
@@ -141,21 +169,37 @@ func (b *Budget) Run(ctx context.Context) {
 		}
 		select {
 		case <-tick.C:
+		case err := <-b.saving:
+			b.saved(err)
 		case <-ctx.Done():
+			if b.saving != nil {
+				b.saved(<-b.saving)
+			}
 			return
 		}
 	}
 }
 
 // Leave gives all shares back. Call it when Run has ended and there are no connections any more. Where the registry is
-// away, the shares end by themselves.
+// away, the shares end by themselves, or the next process goes on with those that were saved.
 func (b *Budget) Leave(ctx context.Context) {
-	if b.beat > 0 {
-		b.send(ctx, nil, true)
+	if b.beat == 0 {
+		return
 	}
+	if b.cfg.Save != nil {
+		// Once the registry may have heard that they are given back, nobody may go on with them.
+		if b.away {
+			return
+		}
+		if err := b.cfg.Save(Saved{}); err != nil {
+			b.note(err)
+			return
+		}
+	}
+	b.send(ctx, nil, true)
 }
 
-// uses is how the shares are used now.
+// uses is how the shares are used now. A share is no less than what is on the disk.
 func (b *Budget) uses() map[string]use {
 	uses := map[string]use{}
 	for name, s := range b.cfg.Pools.Stats() {
@@ -164,6 +208,11 @@ func (b *Budget) uses() map[string]use {
 	for name, s := range b.Shares() {
 		u := uses[name]
 		u.share = s.Share
+		uses[name] = u
+	}
+	for name, s := range b.disk.left(time.Now()) {
+		u := uses[name]
+		u.share = max(u.share, s.Share)
 		uses[name] = u
 	}
 	return uses
@@ -201,8 +250,11 @@ func (b *Budget) send(ctx context.Context, uses map[string]use, leaving bool) {
 	ctx, cancel := context.WithDeadline(ctx, by)
 	defer cancel()
 	out, err := b.cfg.Registry.Heartbeat(ctx, r)
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return // It was not waited for.
+	}
 	switch {
-	case err != nil && !b.away && ctx.Err() != context.Canceled:
+	case err != nil && !b.away:
 		b.cfg.Logger.Warn("the registry answers no heartbeat; the shares of connection budgets stay for as long as they are leased", zap.Error(err))
 	case err == nil && b.away:
 		b.cfg.Logger.Info("the registry answers heartbeats again")
@@ -263,21 +315,19 @@ func (b *Budget) next() time.Time {
 func (b *Budget) expire() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	limit := 0
-	switch age := time.Since(b.answered); {
-	case age < b.terms.lease:
+	age := time.Since(b.answered)
+	if age < b.terms.lease {
 		return
-	case age < b.terms.forget:
-		limit = b.terms.alone
 	}
 	shares, shrunk := make(map[string]Share, len(b.shares)), false
 	for name, s := range b.shares {
-		shrunk = shrunk || s.Share > limit
-		s.Share = min(s.Share, limit)
+		left := b.terms.left(s.Share, age)
+		shrunk = shrunk || left < s.Share
+		s.Share = left
 		shares[name] = s
 	}
 	if shrunk {
-		b.cfg.Logger.Error("the registry was away for too long: shares of connection budgets were given up", zap.Duration("since", time.Since(b.answered)), zap.Int("left", limit))
+		b.cfg.Logger.Error("the registry was away for too long: shares of connection budgets were given up", zap.Duration("since", age), zap.Int("left", b.terms.left(math.MaxInt, age)))
 		b.set(shares)
 	}
 }

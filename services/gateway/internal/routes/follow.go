@@ -43,7 +43,7 @@ func (t *Table) Run(ctx context.Context) {
 func (t *Table) follow(ctx context.Context) (spoke bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stream, err := t.client.WatchRoutes(ctx, &registryv1.WatchRoutesRequest{ResumeAfter: t.sequence, Instance: t.instance})
+	stream, err := t.client.WatchRoutes(ctx, &registryv1.WatchRoutesRequest{ResumeAfter: t.sequence.Load(), Instance: t.instance})
 	if err != nil {
 		return false, err
 	}
@@ -66,6 +66,7 @@ func (t *Table) follow(ctx context.Context) (spoke bool, err error) {
 type snapshot struct {
 	replica  *replica
 	clusters map[string]*registryv1.Cluster
+	sequence int64
 }
 
 // take applies one message and returns the snapshot that it belongs to, nil for none.
@@ -93,17 +94,29 @@ func (t *Table) take(m *registryv1.WatchRoutesResponse, loading *snapshot) *snap
 		t.clusters.Store(&clusters)
 	case *registryv1.WatchRoutesResponse_SnapshotEnd:
 		if loading != nil {
+			loading.sequence = m.GetSequence()
 			t.swap(loading)
+			t.closing.Store(m.GetSequence()) // It may have.
 		}
 	case *registryv1.WatchRoutesResponse_Route:
 		t.Put(routeOf(e.Route))
+		if e.Route.GetState() != registryv1.CompanyState_COMPANY_STATE_ACTIVE {
+			t.closing.Store(m.GetSequence())
+		}
 	case *registryv1.WatchRoutesResponse_RouteRemoved:
 		t.remove(uuid.UUID(e.RouteRemoved.GetCompanyId()))
+		t.closing.Store(m.GetSequence())
 	case *registryv1.WatchRoutesResponse_CredentialsRevoked:
+		t.closing.Store(m.GetSequence())
 		t.events.Revoked(uuids(e.CredentialsRevoked.GetSessionIds()), uuids(e.CredentialsRevoked.GetApiKeyIds()), e.CredentialsRevoked.GetForgetTime().AsTime())
 	case *registryv1.WatchRoutesResponse_Checkpoint:
+		t.newest.Store(e.Checkpoint.GetNewest())
 	}
-	t.sequence = m.GetSequence()
+	t.sequence.Store(m.GetSequence())
+	// A registry that does not say what it knows makes no checkpoint before it has told all of that.
+	if t.old.Load() && (t.Lag() == 0 || m.GetCheckpoint() != nil && t.Lag() < 0) {
+		t.current()
+	}
 	return nil
 }
 
@@ -114,6 +127,7 @@ func (t *Table) swap(s *snapshot) {
 	before := t.known.Load()
 	t.clusters.Store(&s.clusters)
 	t.known.Store(s.replica)
+	t.sequence.Store(s.sequence)
 	before.byID.each(func(old *Route) bool {
 		if now := s.replica.byID.get(old.CompanyID); now != nil {
 			t.drain(old, now)
@@ -122,12 +136,10 @@ func (t *Table) swap(s *snapshot) {
 		}
 		return true
 	})
-	select {
-	case <-t.ready:
-	default:
-		close(t.ready)
-		t.log.Info("the routes are known")
+	if t.events.Replaced != nil {
+		t.events.Replaced()
 	}
+	t.current()
 	t.announce()
 	t.swapped()
 }

@@ -35,6 +35,9 @@ type Events struct {
 	// Drain is called when connections to a database are no longer good: its tenant moved, was closed, or has another
 	// password.
 	Drain func(databaseID uuid.UUID)
+	// Replaced is called after a whole snapshot from the registry came in place of what was known. What ended before it was
+	// made is not told, so what was found out earlier about credentials may be wrong; nil where nobody cares.
+	Replaced func()
 	// Revoked is called with sessions and API keys that no longer work, and until when that has to be remembered.
 	Revoked func(sessions, apiKeys []uuid.UUID, until time.Time)
 }
@@ -50,12 +53,15 @@ type Table struct {
 	known    atomic.Pointer[replica]
 	clusters atomic.Pointer[map[string]*registryv1.Cluster]
 	fresh    atomic.Int64 // when the stream last spoke, in Unix nanoseconds
-	sequence int64        // Run's alone
+	sequence atomic.Int64 // everything up to it is known; Run alone changes it
+	newest   atomic.Int64 // what the registry knows, as it last said; 0 where it did not
+	closing  atomic.Int64 // the last that closed a company or ended a credential
+	old      atomic.Bool  // what is known was restored, and is not up to date yet
 
 	writing sync.Mutex // one changes what is known at a time; readers take no lock
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at each change
-	ready   chan struct{} // closed with the first snapshot
+	ready   chan struct{} // closed, with mu held, with the first snapshot
 	holds   holds
 }
 
@@ -72,7 +78,7 @@ func New(client registryv1.RouteServiceClient, instance string, events Events, l
 	return t
 }
 
-// Ready is closed when the first snapshot is whole.
+// Ready is closed when the first snapshot is whole, or what was restored is up to date, or by Settle.
 func (t *Table) Ready() <-chan struct{} { return t.ready }
 
 // Age is how long ago the registry last said something: a few seconds at most while it is there.
@@ -230,7 +236,10 @@ func (t *Table) arrived(ctx context.Context, c Company) (*Route, error) {
 	}
 	select {
 	case <-t.ready:
-		return nil, unknown()
+		if !t.old.Load() {
+			return nil, unknown()
+		}
+		return nil, fault.New(codes.Unavailable, fault.CompanyNotReady, "the registry is away, and this gateway did not know the company when it last saw it").RetryIn(arrival)
 	default:
 		return nil, fault.New(codes.Unavailable, fault.CompanyNotReady, "this gateway does not know the companies yet").RetryIn(arrival)
 	}

@@ -67,9 +67,17 @@ type fixture struct {
 	mu      sync.Mutex
 	drained []uuid.UUID
 	revoked []uuid.UUID
+
+	replaced atomic.Int32
 }
 
 func start(t testing.TB) *fixture {
+	t.Helper()
+	return startWith(t, nil)
+}
+
+// startWith is start with what is restored first, unless that is nil.
+func startWith(t testing.TB, image *routes.Image) *fixture {
 	t.Helper()
 	f := &fixture{t: t, registry: &registry{streams: make(chan *stream)}}
 	l := bufconn.Listen(1 << 16)
@@ -86,12 +94,16 @@ func start(t testing.TB) *fixture {
 			defer f.mu.Unlock()
 			f.drained = append(f.drained, id)
 		},
+		Replaced: func() { f.replaced.Add(1) },
 		Revoked: func(sessions, keys []uuid.UUID, _ time.Time) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			f.revoked = append(append(f.revoked, sessions...), keys...)
 		},
 	}, zaptest.NewLogger(t, zaptest.WrapOptions()))
+	if image != nil {
+		f.table.Restore(image)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	f.stop = cancel
 	group.Go(func() { f.table.Run(ctx) })

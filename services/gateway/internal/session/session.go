@@ -55,6 +55,7 @@ type Sessions struct {
 	asking   singleflight.Group
 	keysMu   sync.Mutex
 	keysAt   time.Time
+	keys     atomic.Pointer[keySet]
 
 	verified *verified
 	apiKeys  *otter.Cache[credential.Hash, *apiKey]
@@ -85,6 +86,7 @@ func New(sessions registryv1.SessionServiceClient, routes registryv1.RouteServic
 	s := &Sessions{sessions: sessions, routes: routes, assertions: token.NewVerifier(signer.Keys()...), assertion: assertion, open: open, log: log,
 		verified: verified, apiKeys: cache}
 	s.verifier.Store(token.NewVerifier())
+	s.keys.Store(&keySet{})
 	return s, nil
 }
 
@@ -234,6 +236,7 @@ func (s *Sessions) LoadKeys(ctx context.Context) bool {
 		s.keysAt = time.Now()
 		keys := KeysOf(out, token.RegistryIssuer)
 		s.verifier.Store(token.NewVerifier(keys...))
+		s.keys.Store(&keySet{keys: keys})
 		return len(keys) > 0, nil
 	})
 	return got.(bool)
@@ -271,17 +274,10 @@ func (s *Sessions) resolve(ctx context.Context, hash credential.Hash) (*apiKey, 
 		if err != nil {
 			return nil, fault.New(codes.Unavailable, fault.Unavailable, "the API key cannot be checked now").RetryIn(time.Second).Because(err)
 		}
-		caller := &identity.Caller{Kind: identity.APIKey, Roles: out.GetRoles()}
-		company, err1 := uuid.Parse(out.GetCompanyId())
-		id, err2 := uuid.Parse(out.GetApiKeyId())
-		if err := errors.Join(err1, err2); err != nil {
+		known, err := apiKeyOf(out)
+		if err != nil {
 			return nil, err
 		}
-		caller.CompanyID, caller.APIKeyID = company, id
-		if out.GetExpireTime() != nil {
-			caller.ExpiresAt = out.GetExpireTime().AsTime()
-		}
-		known := &apiKey{caller}
 		s.apiKeys.Set(hash, known)
 		return known, nil
 	})

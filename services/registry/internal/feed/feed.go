@@ -160,7 +160,9 @@ func (f *Feed) after(sequence int64) (events []*registryv1.WatchRoutesResponse, 
 }
 
 // Watch sends a snapshot, unless it can resume after a sequence, and then every change, in order and without a gap, until
-// the context ends or sending fails. When the feed ends it is UNAVAILABLE: another copy of the registry goes on.
+// the context ends or sending fails. Checkpoints say how far that is from the newest there is: first of all, after each
+// silence, and as often while there is always something to send. When the feed ends it is UNAVAILABLE: another copy of the
+// registry goes on.
 func (f *Feed) Watch(ctx context.Context, after int64, send func(*registryv1.WatchRoutesResponse) error) error {
 	f.count(1)
 	defer f.count(-1)
@@ -173,6 +175,7 @@ func (f *Feed) Watch(ctx context.Context, after int64, send func(*registryv1.Wat
 	}
 	timer := time.NewTimer(heartbeat)
 	defer timer.Stop()
+	var told time.Time
 	for {
 		events, ok, news := f.after(at)
 		if !ok {
@@ -187,6 +190,13 @@ func (f *Feed) Watch(ctx context.Context, after int64, send func(*registryv1.Wat
 				continue
 			}
 		}
+		if newest, known := f.newest(); known && time.Since(told) >= heartbeat {
+			if err := send(checkpoint(at, newest)); err != nil {
+				return err
+			}
+			told = time.Now()
+			timer.Reset(heartbeat)
+		}
 		for _, e := range events {
 			if err := send(e); err != nil {
 				return err
@@ -200,9 +210,7 @@ func (f *Feed) Watch(ctx context.Context, after int64, send func(*registryv1.Wat
 		select {
 		case <-news:
 		case <-timer.C:
-			if err := send(checkpoint(at)); err != nil {
-				return err
-			}
+			told = time.Time{}
 			timer.Reset(heartbeat)
 		case <-ctx.Done():
 			return ctx.Err()
@@ -225,8 +233,17 @@ func (f *Feed) Stats() (watchers int, newest int64) {
 	return f.watchers, f.last
 }
 
-func checkpoint(at int64) *registryv1.WatchRoutesResponse {
-	return &registryv1.WatchRoutesResponse{Sequence: at, Event: &registryv1.WatchRoutesResponse_Checkpoint{Checkpoint: &registryv1.Checkpoint{Time: timestamppb.Now()}}}
+// newest returns the sequence of the newest event, when that is known.
+func (f *Feed) newest() (sequence int64, known bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.last, f.ready
+}
+
+// checkpoint says that a watcher is at a sequence, and what there is.
+func checkpoint(at, newest int64) *registryv1.WatchRoutesResponse {
+	return &registryv1.WatchRoutesResponse{Sequence: at, Event: &registryv1.WatchRoutesResponse_Checkpoint{
+		Checkpoint: &registryv1.Checkpoint{Time: timestamppb.Now(), Newest: max(at, newest)}}}
 }
 
 // snapshot sends all there is and returns the sequence it is of.

@@ -29,6 +29,8 @@ type gatewayCmd struct {
 	HoldTime           time.Duration `name:"hold-time" placeholder:"DURATION" env:"TENANTRY_HOLD_TIME" help:"Longest that a call is held while its company is in maintenance. Default: 15s."`
 	HeldPerCompany     int           `name:"held-per-company" placeholder:"N" env:"TENANTRY_HELD_PER_COMPANY" help:"Most calls of one company that are held at a time. Default: 1000."`
 	HeldTotal          int           `name:"held-total" placeholder:"N" env:"TENANTRY_HELD_TOTAL" help:"Most calls that are held at a time. Default: 10000."`
+	RouteSnapshot      string        `name:"route-snapshot" type:"path" placeholder:"FILE" env:"TENANTRY_ROUTE_SNAPSHOT" help:"Keep what this copy needs to serve in a signed file, and start from that when the registry is away. FILE, FILE.lease and FILE.lock are this copy's alone. Default: nothing is kept."`
+	SnapshotMaxAge     time.Duration `name:"route-snapshot-max-age" default:"24h" placeholder:"DURATION" env:"TENANTRY_ROUTE_SNAPSHOT_MAX_AGE" help:"How old the routes in --route-snapshot may be. Default: ${default}."`
 	Instance           string        `name:"instance" placeholder:"NAME" env:"TENANTRY_INSTANCE" help:"Name of this copy among others. Default: the host's name."`
 }
 
@@ -52,6 +54,7 @@ A file for --upstreams names upstreams with several addresses and limits of thei
 func (c *gatewayCmd) Run(ctx context.Context) error {
 	cfg := gateway.Config{TLS: c.tls(), Registry: c.Registry, SigningKeys: c.SigningKey, StatementTimeout: c.StatementTimeout,
 		TransactionIdle: c.TransactionIdle, TransactionTimeout: c.TransactionTimeout,
+		RouteSnapshot: c.RouteSnapshot, RouteSnapshotMaxAge: c.SnapshotMaxAge,
 		Holds: gateway.HoldLimits{Time: c.HoldTime, PerCompany: c.HeldPerCompany, Total: c.HeldTotal}}
 	var err error
 	if cfg.Upstreams, err = c.upstreams(); err != nil {

@@ -252,7 +252,7 @@ type WatchRoutesResponse_CredentialsRevoked struct {
 }
 
 type WatchRoutesResponse_Checkpoint struct {
-	// Nothing happened up to this sequence and time: the stream lives.
+	// Nothing more is said up to this sequence and time: the stream lives.
 	Checkpoint *Checkpoint `protobuf:"bytes,8,opt,name=checkpoint,proto3,oneof"`
 }
 
@@ -620,7 +620,10 @@ func (x *CredentialsRevoked) GetForgetTime() *timestamppb.Timestamp {
 type Checkpoint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The registry's clock.
-	Time          *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// Newest sequence that the registry knows; 0 where it does not say. What is between this message's sequence and that one
+	// is still to come: so much the caller is behind.
+	Newest        int64 `protobuf:"varint,2,opt,name=newest,proto3" json:"newest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -660,6 +663,13 @@ func (x *Checkpoint) GetTime() *timestamppb.Timestamp {
 		return x.Time
 	}
 	return nil
+}
+
+func (x *Checkpoint) GetNewest() int64 {
+	if x != nil {
+		return x.Newest
+	}
+	return 0
 }
 
 // ResolveCredentialRequest carries a key's hash.
@@ -1229,10 +1239,11 @@ const file_tenantry_registry_v1_route_proto_rawDesc = "" +
 	"sessionIds\x12\x1e\n" +
 	"\vapi_key_ids\x18\x02 \x03(\fR\tapiKeyIds\x12;\n" +
 	"\vforget_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"forgetTime\"<\n" +
+	"forgetTime\"T\n" +
 	"\n" +
 	"Checkpoint\x12.\n" +
-	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"E\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
+	"\x06newest\x18\x02 \x01(\x03R\x06newest\"E\n" +
 	"\x18ResolveCredentialRequest\x12)\n" +
 	"\fapi_key_hash\x18\x01 \x01(\fB\a\xbaH\x04z\x02h R\n" +
 	"apiKeyHash\"\xab\x01\n" +

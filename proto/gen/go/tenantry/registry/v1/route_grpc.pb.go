@@ -33,8 +33,9 @@ const (
 type RouteServiceClient interface {
 	// WatchRoutes streams the routes for as long as the call lives: first, unless it resumes, a consistent snapshot
 	// (snapshot_start, clusters and routes, snapshot_end), then each change in order of its sequence, without a gap, and a
-	// checkpoint whenever nothing else was said for a while. Repeatable: give `resume_after` the newest sequence seen to go
-	// on from there; when the registry no longer has what came after it, it answers with a snapshot instead.
+	// checkpoint before the first of them, whenever nothing else was said for a while, and now and then while the caller is
+	// behind. Repeatable: give `resume_after` the newest sequence seen to go on from there; when the registry no longer has
+	// what came after it, it answers with a snapshot instead.
 	WatchRoutes(ctx context.Context, in *WatchRoutesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchRoutesResponse], error)
 	// ResolveCredential tells whose an API key is, by the key's hash. Repeatable; the answer may be kept until the stream
 	// revokes it. UNAUTHENTICATED `CREDENTIALS_INVALID` for an unknown, revoked or expired key.
@@ -117,8 +118,9 @@ func (c *routeServiceClient) ResolveRoute(ctx context.Context, in *ResolveRouteR
 type RouteServiceServer interface {
 	// WatchRoutes streams the routes for as long as the call lives: first, unless it resumes, a consistent snapshot
 	// (snapshot_start, clusters and routes, snapshot_end), then each change in order of its sequence, without a gap, and a
-	// checkpoint whenever nothing else was said for a while. Repeatable: give `resume_after` the newest sequence seen to go
-	// on from there; when the registry no longer has what came after it, it answers with a snapshot instead.
+	// checkpoint before the first of them, whenever nothing else was said for a while, and now and then while the caller is
+	// behind. Repeatable: give `resume_after` the newest sequence seen to go on from there; when the registry no longer has
+	// what came after it, it answers with a snapshot instead.
 	WatchRoutes(*WatchRoutesRequest, grpc.ServerStreamingServer[WatchRoutesResponse]) error
 	// ResolveCredential tells whose an API key is, by the key's hash. Repeatable; the answer may be kept until the stream
 	// revokes it. UNAUTHENTICATED `CREDENTIALS_INVALID` for an unknown, revoked or expired key.
