@@ -200,8 +200,8 @@ func TestWaitsAreThoseThatCameSince(t *testing.T) {
 func TestProcessorsThatCannotKeepUpAreSeen(t *testing.T) {
 	w := newWaits()
 	long := func() bool {
-		median, tail := w.read()
-		return median > target && tail >= median
+		now := w.read()
+		return now.median > target && now.tail >= now.median && now.busy > 0.01
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var group sync.WaitGroup

@@ -110,9 +110,9 @@ func (l *Limits) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			median, tail := waits.read()
-			l.inFlight.observe(median)
-			l.pacing.observe(tail)
+			now := waits.read()
+			l.inFlight.observe(now.median)
+			l.pacing.observe(now)
 		}
 	}
 }

@@ -22,11 +22,11 @@ import (
 // such a company begin at a rate, and those that come sooner wait for their turn, in order; no call is refused that would
 // wait for less than longestPause.
 //
-// A company is slowed that makes more than twice as many calls as the others that called lately do on average. So one that
-// is alone goes as fast as it can, and where all call as much nobody is slowed: that is overload, and shedding's matter.
+// A company is slowed that makes more calls than all others together. One that is alone goes as fast as it can, and where
+// many call much nobody is slowed: that is overload, and shedding's matter.
 // The rate is found by additive increase and multiplicative decrease, as inFlight's number is: an interval in which one
 // wait of ten was above paceTarget takes a tenth off, any other adds a fiftieth of the rate of all calls. It never falls
-// below leastPace for each processor.
+// below leastPace for each processor, nor because of waits that the gateway is not the cause of.
 type pacing struct {
 	least float64 // calls a second that any company may make
 
@@ -54,6 +54,8 @@ const (
 	// leastPace is how many calls a second any company may make, for each processor: where that is too much, something else
 	// keeps the processors busy.
 	leastPace = 250
+	// leastBusy is which part of the processors the gateway has to use itself: when it is less, fewer calls are no help.
+	leastBusy = 0.25
 	// lately is for how many ticks after its last call a company still counts: who calls once a second is somebody to protect.
 	lately = 5 * int(time.Second/interval)
 	// smoothing is the weight of the last interval in a company's rate.
@@ -127,8 +129,8 @@ func (p *pacing) count(n *uint64) {
 	*n++
 }
 
-// observe sets the rates by how long one goroutine of ten waited in the last interval.
-func (p *pacing) observe(waited time.Duration) {
+// observe sets the rates by the load in the last interval.
+func (p *pacing) observe(now load) {
 	if p == nil {
 		return
 	}
@@ -143,14 +145,15 @@ func (p *pacing) observe(waited time.Duration) {
 		}
 		total += c.rate
 	}
-	others := float64(len(p.companies) - 1)
+	late := now.tail > paceTarget && now.busy > leastBusy
+	alone := len(p.companies) == 1
 	for _, c := range p.companies {
 		switch {
-		case c.limiter != nil && (others == 0 || c.eager > givenUp):
+		case c.limiter != nil && (alone || c.eager > givenUp):
 			c.limiter = nil
-		case waited > paceTarget && c.rate*others > 2*(total-c.rate):
+		case late && !alone && c.rate > total/2:
 			c.slow(max(p.least, decrease*c.now()))
-		case waited <= paceTarget && c.limiter != nil:
+		case !late && c.limiter != nil:
 			c.slow(float64(c.limiter.Limit()) + total/50)
 		}
 	}

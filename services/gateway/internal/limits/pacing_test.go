@@ -17,6 +17,7 @@ import (
 type machine struct {
 	*pacing
 	capacity float64
+	busy     float64
 	begun    map[uuid.UUID]int // in this interval
 }
 
@@ -68,7 +69,7 @@ func (m *machine) run(intervals int) map[uuid.UUID]float64 {
 		if total > m.capacity {
 			waited = 5 * paceTarget
 		}
-		m.observe(waited)
+		m.observe(load{tail: waited, busy: m.busy})
 	}
 	return rates
 }
@@ -81,7 +82,7 @@ func simulate(t *testing.T, capacity float64, test func(ctx context.Context, m *
 		defer cancel()
 		p := newPacing(true)
 		p.least = 100
-		test(ctx, &machine{pacing: p, capacity: capacity, begun: map[uuid.UUID]int{}})
+		test(ctx, &machine{pacing: p, capacity: capacity, busy: 0.5, begun: map[uuid.UUID]int{}})
 	})
 }
 
@@ -121,6 +122,22 @@ func TestNobodyIsSlowedWhereAllCallAsMuch(t *testing.T) {
 		slowed, delayed, _ := m.stats()
 		require.Zero(t, slowed)
 		require.Zero(t, delayed)
+	})
+}
+
+func TestNobodyIsSlowedForWaitsThatTheGatewayIsNotTheCauseOf(t *testing.T) {
+	t.Parallel()
+	simulate(t, 500, func(ctx context.Context, m *machine) {
+		m.busy = leastBusy / 2
+		m.callers(ctx, 20, uuid.New())
+		m.quiet(ctx, t, 5)
+		m.run(100)
+		slowed, _, _ := m.stats()
+		require.Zero(t, slowed)
+		m.busy = 2 * leastBusy
+		m.run(10)
+		slowed, _, _ = m.stats()
+		require.Equal(t, 1, slowed)
 	})
 }
 

@@ -2,8 +2,10 @@ package limits
 
 import (
 	"math"
+	"runtime"
 	"runtime/metrics"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -13,10 +15,21 @@ const schedulerLatencies = "/sched/latencies:seconds"
 // fewWaits are too few to tell anything by.
 const fewWaits = 16
 
-// waits reads how long goroutines wait for a processor. It is for one goroutine.
+// load is what the processors were asked for in a while.
+type load struct {
+	// median and tail are how long what could run waited for a processor: half of it, and one of ten, at least so long. They
+	// are 0 when there was little.
+	median, tail time.Duration
+	// busy is which part of the processors' time this process used.
+	busy float64
+}
+
+// waits reads the load. It is for one goroutine.
 type waits struct {
 	sample []metrics.Sample
 	before []uint64
+	used   time.Duration
+	at     time.Time
 }
 
 func newWaits() *waits {
@@ -25,17 +38,28 @@ func newWaits() *waits {
 	return w
 }
 
-// read returns the median of the waits since they were read last, and the tail: what one of ten was at least. Both are 0
-// when there were few.
-func (w *waits) read() (median, tail time.Duration) {
+// read returns the load since it was read last.
+func (w *waits) read() load {
+	l := load{busy: w.busy()}
 	metrics.Read(w.sample)
 	if w.sample[0].Value.Kind() != metrics.KindFloat64Histogram {
-		return 0, 0 // A runtime that does not tell.
+		return l // A runtime that does not tell.
 	}
 	h := w.sample[0].Value.Float64Histogram()
-	median, tail = quantilesOf(h.Buckets, h.Counts, w.before)
+	l.median, l.tail = quantilesOf(h.Buckets, h.Counts, w.before)
 	w.before = append(w.before[:0], h.Counts...)
-	return median, tail
+	return l
+}
+
+func (w *waits) busy() float64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0 // It has no other error than that of a wrong argument.
+	}
+	used, at := time.Duration(u.Utime.Nano()+u.Stime.Nano()), time.Now()
+	part := float64(used-w.used) / float64(at.Sub(w.at)) / float64(runtime.GOMAXPROCS(0))
+	w.used, w.at = used, at
+	return part
 }
 
 // quantilesOf are those of a histogram less what was counted before, as the lower bounds of their buckets.

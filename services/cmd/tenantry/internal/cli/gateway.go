@@ -115,7 +115,7 @@ type limitFlags struct {
 	RatePerCredential float64 `name:"rate-per-credential" default:"0" placeholder:"N" env:"TENANTRY_RATE_PER_CREDENTIAL" group:"Limits:" help:"Calls a second of one session or API key, and as many again of each upstream with its assertions. Default: any number."`
 	RatePerAddress    float64 `name:"rate-per-address" default:"${rate_per_address=10}" placeholder:"N" env:"TENANTRY_RATE_PER_ADDRESS" group:"Limits:" help:"Calls a second that one client address may make of what anyone may call, such as Login, and as many again with credentials that are not good; what five seconds allow may come at once. Behind a balancer that hides its clients' addresses, set 0. Default: ${default}; 0 is any number."`
 	MaxInFlight       int     `name:"max-in-flight" default:"${max_in_flight=10000}" placeholder:"N" env:"TENANTRY_MAX_IN_FLIGHT" group:"Limits:" help:"Calls that run at once before new ones are refused, those of the companies that have most first; fewer while processors cannot keep up. Default: ${default}; 0 is any number."`
-	Pacing            bool    `name:"pacing" default:"${pacing=true}" negatable:"" env:"TENANTRY_PACING" group:"Limits:" help:"While calls wait for processors, slow down a company that makes more than twice as many as the others do on average: what comes too soon waits for its turn, up to a second. Default: ${default}."`
+	Pacing            bool    `name:"pacing" default:"${pacing=true}" negatable:"" env:"TENANTRY_PACING" group:"Limits:" help:"While calls wait for processors, slow down a company that makes more of them than all others together: what comes too soon waits for its turn, up to a second. Default: ${default}."`
 }
 
 func (f limitFlags) limits() (gateway.Limits, error) {
