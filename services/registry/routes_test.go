@@ -158,8 +158,10 @@ func TestTheStreamEndsWithTheRegistryAndGoesOnAtTheNext(t *testing.T) {
 	_, sequence := snapshot(t, stream)
 	begun := time.Now()
 	s.stop()
-	_, err := stream.Recv()
-	require.Error(t, err)
+	var err error
+	for err == nil { // A checkpoint may have been on its way.
+		_, err = stream.Recv()
+	}
 	require.Less(t, time.Since(begun), 8*time.Second, "a stream does not hold the stopping up")
 	s.run()
 	s.company()
