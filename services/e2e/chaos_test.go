@@ -48,6 +48,7 @@ func TestNothingIsLostWhileProvisionersAreKilledFiftyTimes(t *testing.T) {
 	signedUp, deleted, restored, rollouts := map[string]bool{}, map[string]bool{}, 0, 0
 	for actor := range 3 {
 		again(func(round, first int) {
+			time.Sleep(300 * time.Millisecond) // Else a slow machine comes to nothing but signups.
 			slug := fmt.Sprintf("new-%d-%d", actor, round)
 			f.signUp(slug, first)
 			if round%2 == 0 {

@@ -85,12 +85,13 @@ func (f *fleet) addFile(sql string) string {
 	return version
 }
 
-// patiently calls until it has an answer that is not "later", first one copy and then the other.
+// patiently calls until it has an answer that is not "later", first one copy and then the other. A call has long enough for
+// the slowest there is on a slow machine, the judging of a release; one whose copy dies ends with it.
 func (f *fleet) patiently(call func(ctx context.Context, on *grpc.ClientConn) error, first int) {
 	f.t.Helper()
 	deadline := time.Now().Add(patience)
 	for i := first; ; i++ {
-		ctx, cancel := context.WithTimeout(f.t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(f.t.Context(), 40*time.Second)
 		err := call(ctx, f.copies[i%2].ops)
 		cancel()
 		if err == nil {

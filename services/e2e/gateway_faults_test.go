@@ -94,6 +94,12 @@ type traffic struct {
 // load starts callers for each of some customers, through one gateway.
 func (a *apart) load(gateway string, callers int, customers ...customer) *traffic {
 	a.t.Helper()
+	return a.loadOf(gateway, callers, customer.reads, customers...)
+}
+
+// loadOf is load of other calls.
+func (a *apart) loadOf(gateway string, callers int, call func(customer, gatewayv1.SqlServiceClient) error, customers ...customer) *traffic {
+	a.t.Helper()
 	ctx, stop := context.WithCancel(a.t.Context())
 	l := &traffic{stop: stop}
 	client := gatewayv1.NewSqlServiceClient(a.dial(gateway, asNobody))
@@ -101,7 +107,7 @@ func (a *apart) load(gateway string, callers int, customers ...customer) *traffi
 		for range callers {
 			l.group.Go(func() {
 				for ctx.Err() == nil {
-					l.note(ctx, func() error { return c.reads(client) })
+					l.note(ctx, func() error { return call(c, client) })
 				}
 			})
 		}
@@ -137,6 +143,14 @@ func (c customer) reads(client gatewayv1.SqlServiceClient) error {
 		return fmt.Errorf("%w: %s got %v", errWrong, c.slug, got.rows)
 	}
 	return nil
+}
+
+// lingers keeps a connection for a tenth of a second.
+func (c customer) lingers(client gatewayv1.SqlServiceClient) error {
+	ctx, cancel := context.WithTimeout(c.ctx, 20*time.Second)
+	defer cancel()
+	_, err := query(ctx, client, &gatewayv1.QueryRequest{Sql: "SELECT pg_sleep(0.1)"})
+	return err
 }
 
 // end stops the callers and waits for them.
