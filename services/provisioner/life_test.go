@@ -208,6 +208,36 @@ func TestPluginsComeWithTheirTablesAndKeepTheirDataUnlessPurged(t *testing.T) {
 	require.Equal(t, []string{"calin-meter"}, w.company("c2").GetPlugins())
 }
 
+func TestPasswordsThatTwoRotateAtOnceAreRotatedTwice(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.signUp(3)
+	rotate := func(selector *provisionerv1.Selector) (grpc.ServerStreamingClient[provisionerv1.SweepRotatePasswordsResponse], error) {
+		return w.fleet().SweepRotatePasswords(t.Context(), &provisionerv1.SweepRotatePasswordsRequest{Selector: selector})
+	}
+	first, err := rotate(nil)
+	require.NoError(t, err)
+	second, err := rotate(nil) // The first is under way.
+	versions := map[string][]int32{}
+	for _, m := range append(all(t, second, err), all(t, first, nil)...) {
+		require.Nil(t, m.GetError())
+		versions[m.GetSlug()] = append(versions[m.GetSlug()], m.GetPasswordVersion())
+	}
+	require.Len(t, versions, 3)
+	for slug, got := range versions {
+		require.ElementsMatch(t, []int32{2, 3}, got, slug)
+	}
+	one, err := rotate(&provisionerv1.Selector{Companies: []string{"c2"}})
+	got := all(t, one, err)
+	require.Len(t, got, 1)
+	require.Equal(t, "c2", got[0].GetSlug())
+	require.EqualValues(t, 4, got[0].GetPasswordVersion())
+	none, err := rotate(&provisionerv1.Selector{Companies: []string{"c9"}})
+	require.NoError(t, err)
+	_, err = none.Recv()
+	requireFault(t, err, codes.NotFound, fault.CompanyNotFound)
+}
+
 func TestDriftIsToldWithTheSQLThatMendsIt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

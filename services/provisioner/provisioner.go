@@ -108,6 +108,7 @@ type Provisioner struct {
 	spares    *pool.Pool
 	signups   *signup.Runner
 	rollouts  *fleet.Runner
+	gate      *gate.Gate
 	server    *rpc.Server
 	stopping  chan struct{}
 }
@@ -164,6 +165,7 @@ func New(ctx context.Context, cfg Config) (_ *Provisioner, err error) {
 	rollouts := fleet.NewStore(p.db, p.jobs, holder)
 	migrator := fleet.NewMigrator(p.clusters, tenants)
 	p.rollouts = fleet.NewRunner(rollouts, p.releases, migrator, tenants, cfg.Logger)
+	p.gate = gate.New(p.db, p.releases, p.clusters, atlas)
 	if err := p.jobs.Open(); err != nil {
 		return nil, err
 	}
@@ -172,7 +174,7 @@ func New(ctx context.Context, cfg Config) (_ *Provisioner, err error) {
 	}
 	services := &server.Server{Tenants: tenants, Clusters: p.clusters, Releases: p.releases, Source: source, Signups: p.signups, Migrator: migrator,
 		Rollouts: rollouts, Runner: p.rollouts, Plugins: plugin.NewManager(p.clusters, tenants), Removals: removals, Backups: backups,
-		Doctor: doctor.New(p.db, tenants, p.clusters, p.releases), Atlas: atlas, Gate: gate.New(p.db, p.releases, p.clusters, atlas), Stopping: p.stopping}
+		Doctor: doctor.New(p.db, tenants, p.clusters, p.releases), Atlas: atlas, Gate: p.gate, Stopping: p.stopping}
 	services.Register(p.server)
 	observe.Register(cfg.Metrics, p.db)
 	return p, nil
@@ -219,6 +221,9 @@ func (p *Provisioner) close() error {
 	var err error
 	if p.registry != nil {
 		err = p.registry.Close()
+	}
+	if p.gate != nil {
+		p.gate.Close()
 	}
 	if p.templates != nil {
 		p.templates.Close()

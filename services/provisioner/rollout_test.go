@@ -1,7 +1,9 @@
 package provisioner_test
 
 import (
+	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	provisionerv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1"
@@ -237,6 +240,39 @@ func TestADestructiveReleaseIsBlockedUntilItIsForced(t *testing.T) {
 	}
 	require.Equal(t, "operator/ops 00000004_d.sql", forced["rollout.forced"])
 	require.Equal(t, "operator/ops 00000004_d.sql", forced["migration.forced"])
+}
+
+func TestAReleaseIsJudgedOnceThoughSomeGiveUpAndOthersAskAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.signUp(1)
+	made := func() int { return w.log.count(`CREATE DATABASE "scratch_`) }
+	dry := func(ctx context.Context) error {
+		_, err := w.tenants().MigrateTenant(ctx, &provisionerv1.MigrateTenantRequest{Company: "c1", DryRun: true})
+		return err
+	}
+	w.write("core/00000003_c.up.sql", "CREATE TABLE third (id int PRIMARY KEY);")
+	require.NoError(t, dry(t.Context()))
+	once := made()
+	require.Positive(t, once)
+
+	w.write("core/00000004_d.up.sql", "CREATE TABLE fourth (id int PRIMARY KEY);")
+	impatient, giveUp := context.WithCancel(t.Context())
+	gone := make(chan error, 1)
+	go func() { gone <- dry(impatient) }()
+	require.Eventually(t, func() bool { return made() > once }, time.Minute, time.Millisecond)
+	giveUp()
+	require.Equal(t, codes.Canceled, status.Code(<-gone))
+	var group sync.WaitGroup
+	for range 3 {
+		group.Go(func() {
+			if err := dry(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	require.Equal(t, 2*once, made())
 }
 
 func TestOnlyTenantsBehindAVersionAreSelected(t *testing.T) {

@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/uuid"
@@ -41,10 +43,30 @@ type world struct {
 	registry  string
 	ownDSN    string
 	clusters  map[string]*pgserver.Server
+	log       serverLog // of cluster one
 	spares    int
 	address   string
 	jobsUI    string // where the pages about jobs are
 	stop      func() // the provisioner
+}
+
+// serverLog is what a server writes.
+type serverLog struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *serverLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// count is how often a text is in it.
+func (l *serverLog) count(text string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.text.String(), text)
 }
 
 func newWorld(t *testing.T) *world {
@@ -55,8 +77,10 @@ func newWorld(t *testing.T) *world {
 // newWorldWith keeps so many spares.
 func newWorldWith(t *testing.T, spares int) *world {
 	t.Helper()
-	w := &world{t: t, spares: spares, dir: t.TempDir(), key: credential.NewMasterKey(), ownDSN: pgtest.Database(t),
-		clusters: map[string]*pgserver.Server{"one": pgtest.NewServer(t), "two": pgtest.NewServer(t)}}
+	w := &world{t: t, spares: spares, dir: t.TempDir(), key: credential.NewMasterKey(), ownDSN: pgtest.Database(t)}
+	w.clusters = map[string]*pgserver.Server{"one": pgtest.NewServer(t, func(c *pgserver.Config) {
+		c.Settings, c.Log = map[string]string{"log_statement": "ddl"}, &w.log
+	}), "two": pgtest.NewServer(t)}
 	w.write("core/00000001_a.up.sql", "CREATE TABLE things (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text);")
 	w.write("core/00000002_b.up.sql", "CREATE TABLE company (name text, owner text);")
 	w.write("plugins/calin-meter/00000001_p.up.sql", "CREATE TABLE calin (id int);")

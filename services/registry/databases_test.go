@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
 	"github.com/tenantry/tenantry/services/internal/fault"
@@ -102,6 +103,41 @@ func TestASwitchMovesTheRouteAndTheCountAndIsRepeatable(t *testing.T) {
 	_, err = client.SwitchDatabase(t.Context(), q)
 	require.NoError(t, err)
 	require.Equal(t, []string{"local 1", "north 1"}, s.counts(), "on one cluster nothing is counted")
+}
+
+func TestANextPasswordVersionIsToldToTheGatewaysOnce(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	c := s.company().GetTenant()
+	stream := s.watch(t.Context(), 0)
+	routes, sequence := snapshot(t, stream)
+	require.EqualValues(t, 1, routes[c.GetSlug()].GetPasswordVersion())
+	record := func(version int32, database string) error {
+		_, err := s.tenants().RecordPasswordVersion(t.Context(), &registryv1.RecordPasswordVersionRequest{CompanyId: c.GetCompanyId(), DatabaseId: database,
+			PasswordVersion: version, Actor: "operator/zoe"})
+		return err
+	}
+	for range 2 {
+		require.NoError(t, record(2, c.GetDatabaseId()))
+	}
+	require.Equal(t, "operator/zoe company.password_rotated", s.lastAudit(c.GetCompanyId()))
+	require.Equal(t, 1, s.audits(c.GetCompanyId(), "company.password_rotated"))
+	require.NoError(t, record(3, c.GetDatabaseId()))
+	for version := int32(2); version <= 3; version++ {
+		m := next(t, stream)
+		sequence++
+		require.Equal(t, sequence, m.GetSequence())
+		require.Equal(t, version, m.GetRoute().GetPasswordVersion())
+	}
+
+	for _, version := range []int32{2, 5} {
+		f := requireFault(t, record(version, c.GetDatabaseId()), codes.InvalidArgument, fault.FieldInvalid)
+		require.Equal(t, "password_version", f.Metadata["field"])
+	}
+	requireFault(t, record(4, newID(t)), codes.FailedPrecondition, fault.DatabaseChanged)
+	_, err := s.tenants().BeginDeletion(t.Context(), &registryv1.BeginDeletionRequest{CompanyId: c.GetCompanyId(), PurgeTime: timestamppb.New(time.Now().Add(time.Hour))})
+	require.NoError(t, err)
+	requireFault(t, record(4, c.GetDatabaseId()), codes.FailedPrecondition, fault.CompanyStateInvalid)
 }
 
 func TestASwitchIsRefusedWhenTheDatabaseIsAnotherOrTheClusterUnknown(t *testing.T) {

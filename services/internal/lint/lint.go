@@ -102,7 +102,11 @@ func JudgeSet(ctx context.Context, cli *atlascli.CLI, server scratch.Server, bas
 	if base != nil {
 		scripts = append(scriptsOf(base), scripts...)
 	}
+	// In a program without cgo the parser is compiled when it is first used, for seconds. Atlas has work meanwhile.
+	ready := make(chan struct{})
+	go func() { defer close(ready); _, _ = parse("") }()
 	found, steady, err := replay(ctx, cli, server, scripts, newest)
+	<-ready
 	if err != nil {
 		return nil, fmt.Errorf("lint: set %s: %w", set.Name(), err)
 	}

@@ -6,8 +6,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/singleflight"
 
 	provisionerv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1"
 	"github.com/tenantry/tenantry/services/internal/atlascli"
@@ -16,32 +18,62 @@ import (
 	"github.com/tenantry/tenantry/services/provisioner/internal/release"
 )
 
-// Gate judges releases.
+// Gate judges releases. Close it.
 type Gate struct {
 	db       *pgxpool.Pool
 	releases *release.Store
 	clusters *cluster.Set
 	atlas    *atlascli.CLI
+	ctx      context.Context // of all judging; ends with Close
+	stop     context.CancelFunc
+
+	judging singleflight.Group
+	work    sync.WaitGroup
 }
 
 // New returns a gate.
 func New(db *pgxpool.Pool, releases *release.Store, clusters *cluster.Set, atlas *atlascli.CLI) *Gate {
-	return &Gate{db, releases, clusters, atlas}
+	g := &Gate{db: db, releases: releases, clusters: clusters, atlas: atlas}
+	g.ctx, g.stop = context.WithCancel(context.Background())
+	return g
 }
 
-// Judge returns what is found in a release: what was, when it was judged before.
+// Close ends all judging and waits for it.
+func (g *Gate) Close() {
+	g.stop()
+	g.work.Wait()
+}
+
+// Judge returns what is found in a release: what was, when it was judged before. However many ask at once, it is judged
+// once, and to the end when they go away: who asks again finds it done, or further on.
 func (g *Gate) Judge(ctx context.Context, r *release.Release) ([]*provisionerv1.Finding, error) {
 	var stored []byte
 	if err := g.db.QueryRow(ctx, "SELECT findings FROM releases WHERE hash = $1", r.Hash).Scan(&stored); err != nil {
 		return nil, fmt.Errorf("gate: %w", err)
 	}
-	var found []lint.Finding
 	if stored != nil {
+		var found []lint.Finding
 		if err := json.Unmarshal(stored, &found); err != nil {
 			return nil, fmt.Errorf("gate: %w", err)
 		}
 		return messages(found), nil
 	}
+	result := g.judging.DoChan(r.Hash, func() (any, error) {
+		g.work.Add(1)
+		defer g.work.Done()
+		return g.judge(g.ctx, r)
+	})
+	select {
+	case got := <-result:
+		found, _ := got.Val.([]lint.Finding)
+		return messages(found), got.Err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// judge judges a release, and stores what it finds.
+func (g *Gate) judge(ctx context.Context, r *release.Release) (found []lint.Finding, err error) {
 	current, err := g.releases.Current(ctx)
 	if err != nil {
 		return nil, err
@@ -62,7 +94,7 @@ func (g *Gate) Judge(ctx context.Context, r *release.Release) ([]*provisionerv1.
 	if _, err := g.db.Exec(ctx, "UPDATE releases SET findings = $2 WHERE hash = $1 AND findings IS NULL", r.Hash, data); err != nil {
 		return nil, fmt.Errorf("gate: %w", err)
 	}
-	return messages(found), nil
+	return found, nil
 }
 
 // messages are findings as the contract has them. What does not apply in an empty database may apply in a tenant's, and

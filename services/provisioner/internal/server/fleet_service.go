@@ -3,12 +3,17 @@ package server
 import (
 	"context"
 	"errors"
+	"time"
 
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 
 	provisionerv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1"
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
+	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/provisioner/internal/fleet"
 )
 
@@ -110,6 +115,51 @@ func (s fleetService) SweepUninstallPlugin(r *provisionerv1.SweepUninstallPlugin
 		return func(ctx context.Context, t *registryv1.Tenant) *provisionerv1.SweepUninstallPluginResponse {
 			err := s.uninstall(ctx, t, r.GetPlugin(), r.GetPurge())
 			return &provisionerv1.SweepUninstallPluginResponse{CompanyId: t.GetCompanyId(), Slug: t.GetSlug(), Error: fleet.MigrationError(err)}
+		}, nothing, nil
+	})
+}
+
+// recordWithin is how long the registry has to take the version of a password that is in force already.
+const recordWithin = 10 * time.Second
+
+// rotate gives a tenant's role its next password. Between the two steps, and if the second is not reached, gateways find
+// out by trying the next version; whoever rotates next makes the same one again.
+func (s *Server) rotate(ctx context.Context, t *registryv1.Tenant) (version int32, err error) {
+	err = s.Clusters.Exclusive(ctx, t.GetCluster(), "password of "+t.GetDatabaseId(), func(*pgx.Conn) error {
+		// As it is since nobody else rotates it.
+		now, err := s.inUse(ctx, t.GetCompanyId())
+		if err != nil {
+			return err
+		}
+		if now.GetDatabaseId() != t.GetDatabaseId() {
+			return fault.New(codes.FailedPrecondition, fault.DatabaseChanged, "the company has got another database meanwhile").With("company_id", t.GetCompanyId())
+		}
+		id, err := uuid.Parse(t.GetDatabaseId())
+		if err != nil {
+			return err
+		}
+		next := now.GetPasswordVersion() + 1
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordWithin)
+		defer cancel()
+		if err := s.Clusters.Open(ctx, t.GetCluster(), id, next); err != nil {
+			return err
+		}
+		if _, err := s.Tenants.RecordPasswordVersion(ctx, &registryv1.RecordPasswordVersionRequest{CompanyId: t.GetCompanyId(), DatabaseId: t.GetDatabaseId(),
+			PasswordVersion: next, Actor: actor(ctx)}); err != nil {
+			return err
+		}
+		version = next
+		return nil
+	})
+	return version, err
+}
+
+// SweepRotatePasswords implements the contract.
+func (s fleetService) SweepRotatePasswords(r *provisionerv1.SweepRotatePasswordsRequest, out grpc.ServerStreamingServer[provisionerv1.SweepRotatePasswordsResponse]) error {
+	return sweep(out.Context(), s.Server, r.GetSelector(), out.Send, func() (func(context.Context, *registryv1.Tenant) *provisionerv1.SweepRotatePasswordsResponse, func() error, error) {
+		return func(ctx context.Context, t *registryv1.Tenant) *provisionerv1.SweepRotatePasswordsResponse {
+			version, err := s.rotate(ctx, t)
+			return &provisionerv1.SweepRotatePasswordsResponse{CompanyId: t.GetCompanyId(), Slug: t.GetSlug(), PasswordVersion: version, Error: fleet.MigrationError(err)}
 		}, nothing, nil
 	})
 }

@@ -232,6 +232,19 @@ func (s tenantService) EndDeletion(ctx context.Context, r *registryv1.EndDeletio
 	return &registryv1.EndDeletionResponse{Tenant: t}, err
 }
 
+// RecordPasswordVersion implements the contract.
+func (s tenantService) RecordPasswordVersion(ctx context.Context, r *registryv1.RecordPasswordVersionRequest) (*registryv1.RecordPasswordVersionResponse, error) {
+	id, err := parseID("company_id", r.GetCompanyId())
+	if err != nil {
+		return nil, err
+	}
+	database, err := parseID("database_id", r.GetDatabaseId())
+	if err != nil {
+		return nil, err
+	}
+	return &registryv1.RecordPasswordVersionResponse{}, s.store.RecordPasswordVersion(ctx, onBehalf(ctx, r.GetActor()), id, database, r.GetPasswordVersion())
+}
+
 // SwitchDatabase implements the contract.
 func (s tenantService) SwitchDatabase(ctx context.Context, r *registryv1.SwitchDatabaseRequest) (*registryv1.SwitchDatabaseResponse, error) {
 	id, err := parseID("company_id", r.GetCompanyId())

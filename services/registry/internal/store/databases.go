@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"strconv"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -22,6 +23,30 @@ func databaseTaken(field string, id uuid.UUID) *fault.Error {
 
 func databaseChanged(company uuid.UUID) error {
 	return fault.New(codes.FailedPrecondition, fault.DatabaseChanged, "the company has got another database meanwhile").With("company_id", company.String())
+}
+
+// RecordPasswordVersion notes which derivation of its password the role of a company's database has, and tells the gateways.
+// FAILED_PRECONDITION `DATABASE_CHANGED`, `COMPANY_STATE_INVALID`; INVALID_ARGUMENT when it is neither the one that is
+// recorded nor the next.
+func (s *Store) RecordPasswordVersion(ctx context.Context, actor string, id, database uuid.UUID, version int32) error {
+	return s.whileInUse(ctx, id, func(ctx context.Context, tx pgx.Tx, before *registryv1.Tenant) error {
+		switch recorded := before.GetPasswordVersion(); {
+		case before.GetDatabaseId() != database.String():
+			return databaseChanged(id)
+		case version == recorded:
+			return nil
+		case version != recorded+1:
+			return fault.Invalid("password_version", "got %d, want %d, which is recorded, or the next", version, recorded)
+		}
+		if _, err := tx.Exec(ctx, "UPDATE tenant_databases SET password_version = $2 WHERE company_id = $1", id, version); err != nil {
+			return err
+		}
+		if err := appendAudit(ctx, tx, event{actor: actor, action: "company.password_rotated", company: id,
+			details: map[string]string{"password_version": strconv.Itoa(int(version))}}); err != nil {
+			return err
+		}
+		return appendRoute(ctx, tx, id)
+	})
 }
 
 // SwitchDatabase gives a company in use another database. It answers the same when it has that one already.

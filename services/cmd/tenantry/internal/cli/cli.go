@@ -36,14 +36,15 @@ type root struct {
 	Gateway     gatewayCmd     `cmd:"" group:"run" help:"Run the gateway: SQL and calls for each tenant."`
 	Health      healthCmd      `cmd:"" group:"run" help:"Ask one server whether it is healthy."`
 
-	Company companyCmd `cmd:"" group:"tenants" help:"Sign up, list, show, suspend and resume companies."`
-	Status  statusCmd  `cmd:"" group:"tenants" help:"Tell how the system, or one tenant, is."`
-	Tenant  tenantCmd  `cmd:"" group:"tenants" help:"Delete, undelete, back up, restore and clone tenants."`
-	Plugin  pluginCmd  `cmd:"" group:"tenants" help:"List, install and uninstall plugins."`
-	Cluster clusterCmd `cmd:"" group:"tenants" help:"Register, list, drain, undrain and remove PostgreSQL servers."`
-	Drift   driftCmd   `cmd:"" group:"tenants" help:"Compare tenants' schemas with their migrations."`
-	Audit   auditCmd   `cmd:"" group:"tenants" help:"List who did what."`
-	Doctor  doctorCmd  `cmd:"" group:"tenants" help:"Find what does not belong together, and mend what is safe."`
+	Company         companyCmd         `cmd:"" group:"tenants" help:"Sign up, list, show, suspend and resume companies."`
+	Status          statusCmd          `cmd:"" group:"tenants" help:"Tell how the system, or one tenant, is."`
+	Tenant          tenantCmd          `cmd:"" group:"tenants" help:"Delete, undelete, back up, restore and clone tenants."`
+	Plugin          pluginCmd          `cmd:"" group:"tenants" help:"List, install and uninstall plugins."`
+	Cluster         clusterCmd         `cmd:"" group:"tenants" help:"Register, list, drain, undrain and remove PostgreSQL servers."`
+	RotatePasswords rotatePasswordsCmd `cmd:"" name:"rotate-passwords" group:"tenants" help:"Give tenants' roles new passwords."`
+	Drift           driftCmd           `cmd:"" group:"tenants" help:"Compare tenants' schemas with their migrations."`
+	Audit           auditCmd           `cmd:"" group:"tenants" help:"List who did what."`
+	Doctor          doctorCmd          `cmd:"" group:"tenants" help:"Find what does not belong together, and mend what is safe."`
 
 	Login  loginCmd  `cmd:"" group:"data" help:"Log in as a company's user."`
 	Logout logoutCmd `cmd:"" group:"data" help:"End the session that login opened."`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strconv"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -104,6 +105,34 @@ func (c *driftCmd) Run(ctx context.Context, a *app) error {
 		return &findingsError{plural(differ, "tenant differs from its migrations", "tenants differ from their migrations")}
 	}
 	return err
+}
+
+// rotatePasswordsCmd is `tenantry rotate-passwords`.
+type rotatePasswordsCmd struct {
+	selectorFlags
+}
+
+// Help is the long help.
+func (rotatePasswordsCmd) Help() string {
+	return `Each tenant's role gets the next password that is derived from the master key. Gateways replace their connections, and no call notices. The exit code is 3 when a tenant failed; run it again for those.
+
+Example:
+
+    tenantry rotate-passwords --company sun-valley`
+}
+
+// Run rotates.
+func (c *rotatePasswordsCmd) Run(ctx context.Context, a *app) error {
+	return a.fleet(func(client provisionerv1.FleetServiceClient) error {
+		stream, err := client.SweepRotatePasswords(ctx, &provisionerv1.SweepRotatePasswordsRequest{Selector: c.selector()})
+		return each(a, stream, err, func(m *provisionerv1.SweepRotatePasswordsResponse) bool { return m.GetError() != nil },
+			func(m *provisionerv1.SweepRotatePasswordsResponse) string {
+				if m.GetError() != nil {
+					return errorLine(m.GetSlug(), m.GetError())
+				}
+				return "rotated  " + m.GetSlug() + "  password version " + strconv.Itoa(int(m.GetPasswordVersion()))
+			})
+	})
 }
 
 // doctorCmd is `tenantry doctor`.

@@ -471,6 +471,125 @@ func (x *SweepUninstallPluginResponse) GetError() *MigrationError {
 	return nil
 }
 
+// SweepRotatePasswordsRequest selects tenants.
+type SweepRotatePasswordsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which tenants; absent means all.
+	Selector      *Selector `protobuf:"bytes,1,opt,name=selector,proto3" json:"selector,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SweepRotatePasswordsRequest) Reset() {
+	*x = SweepRotatePasswordsRequest{}
+	mi := &file_tenantry_provisioner_v1_fleet_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SweepRotatePasswordsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SweepRotatePasswordsRequest) ProtoMessage() {}
+
+func (x *SweepRotatePasswordsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_provisioner_v1_fleet_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SweepRotatePasswordsRequest.ProtoReflect.Descriptor instead.
+func (*SweepRotatePasswordsRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_provisioner_v1_fleet_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SweepRotatePasswordsRequest) GetSelector() *Selector {
+	if x != nil {
+		return x.Selector
+	}
+	return nil
+}
+
+// SweepRotatePasswordsResponse is what was done to one tenant.
+type SweepRotatePasswordsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The company's id.
+	CompanyId string `protobuf:"bytes,1,opt,name=company_id,json=companyId,proto3" json:"company_id,omitempty"`
+	// Its slug.
+	Slug string `protobuf:"bytes,2,opt,name=slug,proto3" json:"slug,omitempty"`
+	// The version of the password that is in force, beginning with 1.
+	PasswordVersion int32 `protobuf:"varint,3,opt,name=password_version,json=passwordVersion,proto3" json:"password_version,omitempty"`
+	// What went wrong; absent when nothing did.
+	Error         *MigrationError `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SweepRotatePasswordsResponse) Reset() {
+	*x = SweepRotatePasswordsResponse{}
+	mi := &file_tenantry_provisioner_v1_fleet_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SweepRotatePasswordsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SweepRotatePasswordsResponse) ProtoMessage() {}
+
+func (x *SweepRotatePasswordsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_provisioner_v1_fleet_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SweepRotatePasswordsResponse.ProtoReflect.Descriptor instead.
+func (*SweepRotatePasswordsResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_provisioner_v1_fleet_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SweepRotatePasswordsResponse) GetCompanyId() string {
+	if x != nil {
+		return x.CompanyId
+	}
+	return ""
+}
+
+func (x *SweepRotatePasswordsResponse) GetSlug() string {
+	if x != nil {
+		return x.Slug
+	}
+	return ""
+}
+
+func (x *SweepRotatePasswordsResponse) GetPasswordVersion() int32 {
+	if x != nil {
+		return x.PasswordVersion
+	}
+	return 0
+}
+
+func (x *SweepRotatePasswordsResponse) GetError() *MigrationError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
 // ExamineRequest says what to do with what is found.
 type ExamineRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -482,7 +601,7 @@ type ExamineRequest struct {
 
 func (x *ExamineRequest) Reset() {
 	*x = ExamineRequest{}
-	mi := &file_tenantry_provisioner_v1_fleet_proto_msgTypes[6]
+	mi := &file_tenantry_provisioner_v1_fleet_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -494,7 +613,7 @@ func (x *ExamineRequest) String() string {
 func (*ExamineRequest) ProtoMessage() {}
 
 func (x *ExamineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_fleet_proto_msgTypes[6]
+	mi := &file_tenantry_provisioner_v1_fleet_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -507,7 +626,7 @@ func (x *ExamineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExamineRequest.ProtoReflect.Descriptor instead.
 func (*ExamineRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_fleet_proto_rawDescGZIP(), []int{6}
+	return file_tenantry_provisioner_v1_fleet_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExamineRequest) GetMend() bool {
@@ -540,7 +659,7 @@ type ExamineResponse struct {
 
 func (x *ExamineResponse) Reset() {
 	*x = ExamineResponse{}
-	mi := &file_tenantry_provisioner_v1_fleet_proto_msgTypes[7]
+	mi := &file_tenantry_provisioner_v1_fleet_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +671,7 @@ func (x *ExamineResponse) String() string {
 func (*ExamineResponse) ProtoMessage() {}
 
 func (x *ExamineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_provisioner_v1_fleet_proto_msgTypes[7]
+	mi := &file_tenantry_provisioner_v1_fleet_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +684,7 @@ func (x *ExamineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExamineResponse.ProtoReflect.Descriptor instead.
 func (*ExamineResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_provisioner_v1_fleet_proto_rawDescGZIP(), []int{7}
+	return file_tenantry_provisioner_v1_fleet_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ExamineResponse) GetKind() AilmentKind {
@@ -647,7 +766,15 @@ const file_tenantry_provisioner_v1_fleet_proto_rawDesc = "" +
 	"\n" +
 	"company_id\x18\x01 \x01(\tR\tcompanyId\x12\x12\n" +
 	"\x04slug\x18\x02 \x01(\tR\x04slug\x12=\n" +
-	"\x05error\x18\x03 \x01(\v2'.tenantry.provisioner.v1.MigrationErrorR\x05error\"$\n" +
+	"\x05error\x18\x03 \x01(\v2'.tenantry.provisioner.v1.MigrationErrorR\x05error\"\\\n" +
+	"\x1bSweepRotatePasswordsRequest\x12=\n" +
+	"\bselector\x18\x01 \x01(\v2!.tenantry.provisioner.v1.SelectorR\bselector\"\xbb\x01\n" +
+	"\x1cSweepRotatePasswordsResponse\x12\x1d\n" +
+	"\n" +
+	"company_id\x18\x01 \x01(\tR\tcompanyId\x12\x12\n" +
+	"\x04slug\x18\x02 \x01(\tR\x04slug\x12)\n" +
+	"\x10password_version\x18\x03 \x01(\x05R\x0fpasswordVersion\x12=\n" +
+	"\x05error\x18\x04 \x01(\v2'.tenantry.provisioner.v1.MigrationErrorR\x05error\"$\n" +
 	"\x0eExamineRequest\x12\x12\n" +
 	"\x04mend\x18\x01 \x01(\bR\x04mend\"\xec\x01\n" +
 	"\x0fExamineResponse\x128\n" +
@@ -667,12 +794,13 @@ const file_tenantry_provisioner_v1_fleet_proto_rawDesc = "" +
 	"\x19AILMENT_KIND_ROLE_UNKNOWN\x10\x04\x12 \n" +
 	"\x1cAILMENT_KIND_VERSION_DIFFERS\x10\x05\x12\x1e\n" +
 	"\x1aAILMENT_KIND_DATABASE_OPEN\x10\x06\x12$\n" +
-	" AILMENT_KIND_CLUSTER_UNREACHABLE\x10\a2\xe0\x03\n" +
+	" AILMENT_KIND_CLUSTER_UNREACHABLE\x10\a2\xe8\x04\n" +
 	"\fFleetService\x12g\n" +
 	"\n" +
 	"SweepDrift\x12*.tenantry.provisioner.v1.SweepDriftRequest\x1a+.tenantry.provisioner.v1.SweepDriftResponse0\x01\x12\x7f\n" +
 	"\x12SweepInstallPlugin\x122.tenantry.provisioner.v1.SweepInstallPluginRequest\x1a3.tenantry.provisioner.v1.SweepInstallPluginResponse0\x01\x12\x85\x01\n" +
-	"\x14SweepUninstallPlugin\x124.tenantry.provisioner.v1.SweepUninstallPluginRequest\x1a5.tenantry.provisioner.v1.SweepUninstallPluginResponse0\x01\x12^\n" +
+	"\x14SweepUninstallPlugin\x124.tenantry.provisioner.v1.SweepUninstallPluginRequest\x1a5.tenantry.provisioner.v1.SweepUninstallPluginResponse0\x01\x12\x85\x01\n" +
+	"\x14SweepRotatePasswords\x124.tenantry.provisioner.v1.SweepRotatePasswordsRequest\x1a5.tenantry.provisioner.v1.SweepRotatePasswordsResponse0\x01\x12^\n" +
 	"\aExamine\x12'.tenantry.provisioner.v1.ExamineRequest\x1a(.tenantry.provisioner.v1.ExamineResponse0\x01B\xf8\x01\n" +
 	"\x1bcom.tenantry.provisioner.v1B\n" +
 	"FleetProtoP\x01ZOgithub.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1;provisionerv1\xa2\x02\x03TPX\xaa\x02\x17Tenantry.Provisioner.V1\xca\x02\x17Tenantry\\Provisioner\\V1\xe2\x02#Tenantry\\Provisioner\\V1\\GPBMetadata\xea\x02\x19Tenantry::Provisioner::V1b\x06proto3"
@@ -690,7 +818,7 @@ func file_tenantry_provisioner_v1_fleet_proto_rawDescGZIP() []byte {
 }
 
 var file_tenantry_provisioner_v1_fleet_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tenantry_provisioner_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_tenantry_provisioner_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_tenantry_provisioner_v1_fleet_proto_goTypes = []any{
 	(AilmentKind)(0),                     // 0: tenantry.provisioner.v1.AilmentKind
 	(*SweepDriftRequest)(nil),            // 1: tenantry.provisioner.v1.SweepDriftRequest
@@ -699,36 +827,42 @@ var file_tenantry_provisioner_v1_fleet_proto_goTypes = []any{
 	(*SweepInstallPluginResponse)(nil),   // 4: tenantry.provisioner.v1.SweepInstallPluginResponse
 	(*SweepUninstallPluginRequest)(nil),  // 5: tenantry.provisioner.v1.SweepUninstallPluginRequest
 	(*SweepUninstallPluginResponse)(nil), // 6: tenantry.provisioner.v1.SweepUninstallPluginResponse
-	(*ExamineRequest)(nil),               // 7: tenantry.provisioner.v1.ExamineRequest
-	(*ExamineResponse)(nil),              // 8: tenantry.provisioner.v1.ExamineResponse
-	(*Selector)(nil),                     // 9: tenantry.provisioner.v1.Selector
-	(*CheckDriftResponse)(nil),           // 10: tenantry.provisioner.v1.CheckDriftResponse
-	(*MigrationError)(nil),               // 11: tenantry.provisioner.v1.MigrationError
-	(*AppliedMigration)(nil),             // 12: tenantry.provisioner.v1.AppliedMigration
+	(*SweepRotatePasswordsRequest)(nil),  // 7: tenantry.provisioner.v1.SweepRotatePasswordsRequest
+	(*SweepRotatePasswordsResponse)(nil), // 8: tenantry.provisioner.v1.SweepRotatePasswordsResponse
+	(*ExamineRequest)(nil),               // 9: tenantry.provisioner.v1.ExamineRequest
+	(*ExamineResponse)(nil),              // 10: tenantry.provisioner.v1.ExamineResponse
+	(*Selector)(nil),                     // 11: tenantry.provisioner.v1.Selector
+	(*CheckDriftResponse)(nil),           // 12: tenantry.provisioner.v1.CheckDriftResponse
+	(*MigrationError)(nil),               // 13: tenantry.provisioner.v1.MigrationError
+	(*AppliedMigration)(nil),             // 14: tenantry.provisioner.v1.AppliedMigration
 }
 var file_tenantry_provisioner_v1_fleet_proto_depIdxs = []int32{
-	9,  // 0: tenantry.provisioner.v1.SweepDriftRequest.selector:type_name -> tenantry.provisioner.v1.Selector
-	10, // 1: tenantry.provisioner.v1.SweepDriftResponse.drift:type_name -> tenantry.provisioner.v1.CheckDriftResponse
-	11, // 2: tenantry.provisioner.v1.SweepDriftResponse.error:type_name -> tenantry.provisioner.v1.MigrationError
-	9,  // 3: tenantry.provisioner.v1.SweepInstallPluginRequest.selector:type_name -> tenantry.provisioner.v1.Selector
-	12, // 4: tenantry.provisioner.v1.SweepInstallPluginResponse.applied:type_name -> tenantry.provisioner.v1.AppliedMigration
-	11, // 5: tenantry.provisioner.v1.SweepInstallPluginResponse.error:type_name -> tenantry.provisioner.v1.MigrationError
-	9,  // 6: tenantry.provisioner.v1.SweepUninstallPluginRequest.selector:type_name -> tenantry.provisioner.v1.Selector
-	11, // 7: tenantry.provisioner.v1.SweepUninstallPluginResponse.error:type_name -> tenantry.provisioner.v1.MigrationError
-	0,  // 8: tenantry.provisioner.v1.ExamineResponse.kind:type_name -> tenantry.provisioner.v1.AilmentKind
-	1,  // 9: tenantry.provisioner.v1.FleetService.SweepDrift:input_type -> tenantry.provisioner.v1.SweepDriftRequest
-	3,  // 10: tenantry.provisioner.v1.FleetService.SweepInstallPlugin:input_type -> tenantry.provisioner.v1.SweepInstallPluginRequest
-	5,  // 11: tenantry.provisioner.v1.FleetService.SweepUninstallPlugin:input_type -> tenantry.provisioner.v1.SweepUninstallPluginRequest
-	7,  // 12: tenantry.provisioner.v1.FleetService.Examine:input_type -> tenantry.provisioner.v1.ExamineRequest
-	2,  // 13: tenantry.provisioner.v1.FleetService.SweepDrift:output_type -> tenantry.provisioner.v1.SweepDriftResponse
-	4,  // 14: tenantry.provisioner.v1.FleetService.SweepInstallPlugin:output_type -> tenantry.provisioner.v1.SweepInstallPluginResponse
-	6,  // 15: tenantry.provisioner.v1.FleetService.SweepUninstallPlugin:output_type -> tenantry.provisioner.v1.SweepUninstallPluginResponse
-	8,  // 16: tenantry.provisioner.v1.FleetService.Examine:output_type -> tenantry.provisioner.v1.ExamineResponse
-	13, // [13:17] is the sub-list for method output_type
-	9,  // [9:13] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	11, // 0: tenantry.provisioner.v1.SweepDriftRequest.selector:type_name -> tenantry.provisioner.v1.Selector
+	12, // 1: tenantry.provisioner.v1.SweepDriftResponse.drift:type_name -> tenantry.provisioner.v1.CheckDriftResponse
+	13, // 2: tenantry.provisioner.v1.SweepDriftResponse.error:type_name -> tenantry.provisioner.v1.MigrationError
+	11, // 3: tenantry.provisioner.v1.SweepInstallPluginRequest.selector:type_name -> tenantry.provisioner.v1.Selector
+	14, // 4: tenantry.provisioner.v1.SweepInstallPluginResponse.applied:type_name -> tenantry.provisioner.v1.AppliedMigration
+	13, // 5: tenantry.provisioner.v1.SweepInstallPluginResponse.error:type_name -> tenantry.provisioner.v1.MigrationError
+	11, // 6: tenantry.provisioner.v1.SweepUninstallPluginRequest.selector:type_name -> tenantry.provisioner.v1.Selector
+	13, // 7: tenantry.provisioner.v1.SweepUninstallPluginResponse.error:type_name -> tenantry.provisioner.v1.MigrationError
+	11, // 8: tenantry.provisioner.v1.SweepRotatePasswordsRequest.selector:type_name -> tenantry.provisioner.v1.Selector
+	13, // 9: tenantry.provisioner.v1.SweepRotatePasswordsResponse.error:type_name -> tenantry.provisioner.v1.MigrationError
+	0,  // 10: tenantry.provisioner.v1.ExamineResponse.kind:type_name -> tenantry.provisioner.v1.AilmentKind
+	1,  // 11: tenantry.provisioner.v1.FleetService.SweepDrift:input_type -> tenantry.provisioner.v1.SweepDriftRequest
+	3,  // 12: tenantry.provisioner.v1.FleetService.SweepInstallPlugin:input_type -> tenantry.provisioner.v1.SweepInstallPluginRequest
+	5,  // 13: tenantry.provisioner.v1.FleetService.SweepUninstallPlugin:input_type -> tenantry.provisioner.v1.SweepUninstallPluginRequest
+	7,  // 14: tenantry.provisioner.v1.FleetService.SweepRotatePasswords:input_type -> tenantry.provisioner.v1.SweepRotatePasswordsRequest
+	9,  // 15: tenantry.provisioner.v1.FleetService.Examine:input_type -> tenantry.provisioner.v1.ExamineRequest
+	2,  // 16: tenantry.provisioner.v1.FleetService.SweepDrift:output_type -> tenantry.provisioner.v1.SweepDriftResponse
+	4,  // 17: tenantry.provisioner.v1.FleetService.SweepInstallPlugin:output_type -> tenantry.provisioner.v1.SweepInstallPluginResponse
+	6,  // 18: tenantry.provisioner.v1.FleetService.SweepUninstallPlugin:output_type -> tenantry.provisioner.v1.SweepUninstallPluginResponse
+	8,  // 19: tenantry.provisioner.v1.FleetService.SweepRotatePasswords:output_type -> tenantry.provisioner.v1.SweepRotatePasswordsResponse
+	10, // 20: tenantry.provisioner.v1.FleetService.Examine:output_type -> tenantry.provisioner.v1.ExamineResponse
+	16, // [16:21] is the sub-list for method output_type
+	11, // [11:16] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_tenantry_provisioner_v1_fleet_proto_init() }
@@ -744,7 +878,7 @@ func file_tenantry_provisioner_v1_fleet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenantry_provisioner_v1_fleet_proto_rawDesc), len(file_tenantry_provisioner_v1_fleet_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,7 @@ const (
 	FleetService_SweepDrift_FullMethodName           = "/tenantry.provisioner.v1.FleetService/SweepDrift"
 	FleetService_SweepInstallPlugin_FullMethodName   = "/tenantry.provisioner.v1.FleetService/SweepInstallPlugin"
 	FleetService_SweepUninstallPlugin_FullMethodName = "/tenantry.provisioner.v1.FleetService/SweepUninstallPlugin"
+	FleetService_SweepRotatePasswords_FullMethodName = "/tenantry.provisioner.v1.FleetService/SweepRotatePasswords"
 	FleetService_Examine_FullMethodName              = "/tenantry.provisioner.v1.FleetService/Examine"
 )
 
@@ -42,6 +43,10 @@ type FleetServiceClient interface {
 	// SweepUninstallPlugin takes a plugin from each selected tenant, as UninstallPlugin does. Repeatable. NOT_FOUND
 	// `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND`.
 	SweepUninstallPlugin(ctx context.Context, in *SweepUninstallPluginRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SweepUninstallPluginResponse], error)
+	// SweepRotatePasswords gives the role of each selected tenant a new password, which is derived from the master key and
+	// stored nowhere. Gateways replace their connections by and by, and no call notices. Each call is one more rotation; one
+	// that was cut off is finished by the next. NOT_FOUND `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND`.
+	SweepRotatePasswords(ctx context.Context, in *SweepRotatePasswordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SweepRotatePasswordsResponse], error)
 	// Examine looks for what does not belong together: companies without a database, databases and roles without a company,
 	// versions that disagree, and work that was left; and mends what is safe to mend if asked to. Repeatable.
 	Examine(ctx context.Context, in *ExamineRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExamineResponse], error)
@@ -112,9 +117,28 @@ func (c *fleetServiceClient) SweepUninstallPlugin(ctx context.Context, in *Sweep
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type FleetService_SweepUninstallPluginClient = grpc.ServerStreamingClient[SweepUninstallPluginResponse]
 
+func (c *fleetServiceClient) SweepRotatePasswords(ctx context.Context, in *SweepRotatePasswordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SweepRotatePasswordsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &FleetService_ServiceDesc.Streams[3], FleetService_SweepRotatePasswords_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SweepRotatePasswordsRequest, SweepRotatePasswordsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type FleetService_SweepRotatePasswordsClient = grpc.ServerStreamingClient[SweepRotatePasswordsResponse]
+
 func (c *fleetServiceClient) Examine(ctx context.Context, in *ExamineRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExamineResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &FleetService_ServiceDesc.Streams[3], FleetService_Examine_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &FleetService_ServiceDesc.Streams[4], FleetService_Examine_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -148,6 +172,10 @@ type FleetServiceServer interface {
 	// SweepUninstallPlugin takes a plugin from each selected tenant, as UninstallPlugin does. Repeatable. NOT_FOUND
 	// `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND`.
 	SweepUninstallPlugin(*SweepUninstallPluginRequest, grpc.ServerStreamingServer[SweepUninstallPluginResponse]) error
+	// SweepRotatePasswords gives the role of each selected tenant a new password, which is derived from the master key and
+	// stored nowhere. Gateways replace their connections by and by, and no call notices. Each call is one more rotation; one
+	// that was cut off is finished by the next. NOT_FOUND `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND`.
+	SweepRotatePasswords(*SweepRotatePasswordsRequest, grpc.ServerStreamingServer[SweepRotatePasswordsResponse]) error
 	// Examine looks for what does not belong together: companies without a database, databases and roles without a company,
 	// versions that disagree, and work that was left; and mends what is safe to mend if asked to. Repeatable.
 	Examine(*ExamineRequest, grpc.ServerStreamingServer[ExamineResponse]) error
@@ -169,6 +197,9 @@ func (UnimplementedFleetServiceServer) SweepInstallPlugin(*SweepInstallPluginReq
 }
 func (UnimplementedFleetServiceServer) SweepUninstallPlugin(*SweepUninstallPluginRequest, grpc.ServerStreamingServer[SweepUninstallPluginResponse]) error {
 	return status.Error(codes.Unimplemented, "method SweepUninstallPlugin not implemented")
+}
+func (UnimplementedFleetServiceServer) SweepRotatePasswords(*SweepRotatePasswordsRequest, grpc.ServerStreamingServer[SweepRotatePasswordsResponse]) error {
+	return status.Error(codes.Unimplemented, "method SweepRotatePasswords not implemented")
 }
 func (UnimplementedFleetServiceServer) Examine(*ExamineRequest, grpc.ServerStreamingServer[ExamineResponse]) error {
 	return status.Error(codes.Unimplemented, "method Examine not implemented")
@@ -227,6 +258,17 @@ func _FleetService_SweepUninstallPlugin_Handler(srv interface{}, stream grpc.Ser
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type FleetService_SweepUninstallPluginServer = grpc.ServerStreamingServer[SweepUninstallPluginResponse]
 
+func _FleetService_SweepRotatePasswords_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SweepRotatePasswordsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(FleetServiceServer).SweepRotatePasswords(m, &grpc.GenericServerStream[SweepRotatePasswordsRequest, SweepRotatePasswordsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type FleetService_SweepRotatePasswordsServer = grpc.ServerStreamingServer[SweepRotatePasswordsResponse]
+
 func _FleetService_Examine_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(ExamineRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -259,6 +301,11 @@ var FleetService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "SweepUninstallPlugin",
 			Handler:       _FleetService_SweepUninstallPlugin_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "SweepRotatePasswords",
+			Handler:       _FleetService_SweepRotatePasswords_Handler,
 			ServerStreams: true,
 		},
 		{

@@ -965,6 +965,116 @@ func (*RecordSchemaVersionResponse) Descriptor() ([]byte, []int) {
 	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{13}
 }
 
+// RecordPasswordVersionRequest tells a version.
+type RecordPasswordVersionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The company's id.
+	CompanyId string `protobuf:"bytes,1,opt,name=company_id,json=companyId,proto3" json:"company_id,omitempty"`
+	// Id of the database whose role has it.
+	DatabaseId string `protobuf:"bytes,2,opt,name=database_id,json=databaseId,proto3" json:"database_id,omitempty"`
+	// The version: one more than that before.
+	PasswordVersion int32 `protobuf:"varint,3,opt,name=password_version,json=passwordVersion,proto3" json:"password_version,omitempty"`
+	// Who asked for it, for the audit log; empty means the provisioner itself.
+	Actor         string `protobuf:"bytes,4,opt,name=actor,proto3" json:"actor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordPasswordVersionRequest) Reset() {
+	*x = RecordPasswordVersionRequest{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordPasswordVersionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordPasswordVersionRequest) ProtoMessage() {}
+
+func (x *RecordPasswordVersionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordPasswordVersionRequest.ProtoReflect.Descriptor instead.
+func (*RecordPasswordVersionRequest) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RecordPasswordVersionRequest) GetCompanyId() string {
+	if x != nil {
+		return x.CompanyId
+	}
+	return ""
+}
+
+func (x *RecordPasswordVersionRequest) GetDatabaseId() string {
+	if x != nil {
+		return x.DatabaseId
+	}
+	return ""
+}
+
+func (x *RecordPasswordVersionRequest) GetPasswordVersion() int32 {
+	if x != nil {
+		return x.PasswordVersion
+	}
+	return 0
+}
+
+func (x *RecordPasswordVersionRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+// RecordPasswordVersionResponse says it is recorded.
+type RecordPasswordVersionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordPasswordVersionResponse) Reset() {
+	*x = RecordPasswordVersionResponse{}
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordPasswordVersionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordPasswordVersionResponse) ProtoMessage() {}
+
+func (x *RecordPasswordVersionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordPasswordVersionResponse.ProtoReflect.Descriptor instead.
+func (*RecordPasswordVersionResponse) Descriptor() ([]byte, []int) {
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{15}
+}
+
 // RecordSchemaVersionsRequest tells versions.
 type RecordSchemaVersionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -976,7 +1086,7 @@ type RecordSchemaVersionsRequest struct {
 
 func (x *RecordSchemaVersionsRequest) Reset() {
 	*x = RecordSchemaVersionsRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[14]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1098,7 @@ func (x *RecordSchemaVersionsRequest) String() string {
 func (*RecordSchemaVersionsRequest) ProtoMessage() {}
 
 func (x *RecordSchemaVersionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[14]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1111,7 @@ func (x *RecordSchemaVersionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordSchemaVersionsRequest.ProtoReflect.Descriptor instead.
 func (*RecordSchemaVersionsRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{14}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RecordSchemaVersionsRequest) GetVersions() []*RecordSchemaVersionRequest {
@@ -1022,7 +1132,7 @@ type RecordSchemaVersionsResponse struct {
 
 func (x *RecordSchemaVersionsResponse) Reset() {
 	*x = RecordSchemaVersionsResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[15]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1034,7 +1144,7 @@ func (x *RecordSchemaVersionsResponse) String() string {
 func (*RecordSchemaVersionsResponse) ProtoMessage() {}
 
 func (x *RecordSchemaVersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[15]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1047,7 +1157,7 @@ func (x *RecordSchemaVersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordSchemaVersionsResponse.ProtoReflect.Descriptor instead.
 func (*RecordSchemaVersionsResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{15}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RecordSchemaVersionsResponse) GetNotRecorded() []string {
@@ -1068,7 +1178,7 @@ type GetTenantRequest struct {
 
 func (x *GetTenantRequest) Reset() {
 	*x = GetTenantRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[16]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1190,7 @@ func (x *GetTenantRequest) String() string {
 func (*GetTenantRequest) ProtoMessage() {}
 
 func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[16]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1203,7 @@ func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantRequest.ProtoReflect.Descriptor instead.
 func (*GetTenantRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{16}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetTenantRequest) GetCompany() string {
@@ -1114,7 +1224,7 @@ type GetTenantResponse struct {
 
 func (x *GetTenantResponse) Reset() {
 	*x = GetTenantResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[17]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1236,7 @@ func (x *GetTenantResponse) String() string {
 func (*GetTenantResponse) ProtoMessage() {}
 
 func (x *GetTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[17]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1249,7 @@ func (x *GetTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantResponse.ProtoReflect.Descriptor instead.
 func (*GetTenantResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{17}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetTenantResponse) GetTenant() *Tenant {
@@ -1164,7 +1274,7 @@ type ListTenantsRequest struct {
 
 func (x *ListTenantsRequest) Reset() {
 	*x = ListTenantsRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[18]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1176,7 +1286,7 @@ func (x *ListTenantsRequest) String() string {
 func (*ListTenantsRequest) ProtoMessage() {}
 
 func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[18]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1189,7 +1299,7 @@ func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
 func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{18}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListTenantsRequest) GetCluster() string {
@@ -1224,7 +1334,7 @@ type ListTenantsResponse struct {
 
 func (x *ListTenantsResponse) Reset() {
 	*x = ListTenantsResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[19]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1236,7 +1346,7 @@ func (x *ListTenantsResponse) String() string {
 func (*ListTenantsResponse) ProtoMessage() {}
 
 func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[19]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1249,7 +1359,7 @@ func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
 func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{19}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListTenantsResponse) GetTenants() []*Tenant {
@@ -1276,7 +1386,7 @@ type AddPluginRequest struct {
 
 func (x *AddPluginRequest) Reset() {
 	*x = AddPluginRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[20]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1398,7 @@ func (x *AddPluginRequest) String() string {
 func (*AddPluginRequest) ProtoMessage() {}
 
 func (x *AddPluginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[20]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1411,7 @@ func (x *AddPluginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPluginRequest.ProtoReflect.Descriptor instead.
 func (*AddPluginRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{20}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AddPluginRequest) GetCompanyId() string {
@@ -1343,7 +1453,7 @@ type AddPluginResponse struct {
 
 func (x *AddPluginResponse) Reset() {
 	*x = AddPluginResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[21]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1465,7 @@ func (x *AddPluginResponse) String() string {
 func (*AddPluginResponse) ProtoMessage() {}
 
 func (x *AddPluginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[21]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1478,7 @@ func (x *AddPluginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPluginResponse.ProtoReflect.Descriptor instead.
 func (*AddPluginResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{21}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AddPluginResponse) GetTenant() *Tenant {
@@ -1395,7 +1505,7 @@ type RemovePluginRequest struct {
 
 func (x *RemovePluginRequest) Reset() {
 	*x = RemovePluginRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[22]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1517,7 @@ func (x *RemovePluginRequest) String() string {
 func (*RemovePluginRequest) ProtoMessage() {}
 
 func (x *RemovePluginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[22]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1530,7 @@ func (x *RemovePluginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePluginRequest.ProtoReflect.Descriptor instead.
 func (*RemovePluginRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{22}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RemovePluginRequest) GetCompanyId() string {
@@ -1462,7 +1572,7 @@ type RemovePluginResponse struct {
 
 func (x *RemovePluginResponse) Reset() {
 	*x = RemovePluginResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[23]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1584,7 @@ func (x *RemovePluginResponse) String() string {
 func (*RemovePluginResponse) ProtoMessage() {}
 
 func (x *RemovePluginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[23]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1597,7 @@ func (x *RemovePluginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePluginResponse.ProtoReflect.Descriptor instead.
 func (*RemovePluginResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{23}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RemovePluginResponse) GetTenant() *Tenant {
@@ -1512,7 +1622,7 @@ type BeginDeletionRequest struct {
 
 func (x *BeginDeletionRequest) Reset() {
 	*x = BeginDeletionRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[24]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1524,7 +1634,7 @@ func (x *BeginDeletionRequest) String() string {
 func (*BeginDeletionRequest) ProtoMessage() {}
 
 func (x *BeginDeletionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[24]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1537,7 +1647,7 @@ func (x *BeginDeletionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginDeletionRequest.ProtoReflect.Descriptor instead.
 func (*BeginDeletionRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{24}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *BeginDeletionRequest) GetCompanyId() string {
@@ -1572,7 +1682,7 @@ type BeginDeletionResponse struct {
 
 func (x *BeginDeletionResponse) Reset() {
 	*x = BeginDeletionResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[25]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1584,7 +1694,7 @@ func (x *BeginDeletionResponse) String() string {
 func (*BeginDeletionResponse) ProtoMessage() {}
 
 func (x *BeginDeletionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[25]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1597,7 +1707,7 @@ func (x *BeginDeletionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginDeletionResponse.ProtoReflect.Descriptor instead.
 func (*BeginDeletionResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{25}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *BeginDeletionResponse) GetTenant() *Tenant {
@@ -1620,7 +1730,7 @@ type CancelDeletionRequest struct {
 
 func (x *CancelDeletionRequest) Reset() {
 	*x = CancelDeletionRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[26]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1742,7 @@ func (x *CancelDeletionRequest) String() string {
 func (*CancelDeletionRequest) ProtoMessage() {}
 
 func (x *CancelDeletionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[26]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1755,7 @@ func (x *CancelDeletionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelDeletionRequest.ProtoReflect.Descriptor instead.
 func (*CancelDeletionRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{26}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CancelDeletionRequest) GetCompanyId() string {
@@ -1673,7 +1783,7 @@ type CancelDeletionResponse struct {
 
 func (x *CancelDeletionResponse) Reset() {
 	*x = CancelDeletionResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[27]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1685,7 +1795,7 @@ func (x *CancelDeletionResponse) String() string {
 func (*CancelDeletionResponse) ProtoMessage() {}
 
 func (x *CancelDeletionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[27]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1698,7 +1808,7 @@ func (x *CancelDeletionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelDeletionResponse.ProtoReflect.Descriptor instead.
 func (*CancelDeletionResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{27}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CancelDeletionResponse) GetTenant() *Tenant {
@@ -1719,7 +1829,7 @@ type EndDeletionRequest struct {
 
 func (x *EndDeletionRequest) Reset() {
 	*x = EndDeletionRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[28]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1841,7 @@ func (x *EndDeletionRequest) String() string {
 func (*EndDeletionRequest) ProtoMessage() {}
 
 func (x *EndDeletionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[28]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1854,7 @@ func (x *EndDeletionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeletionRequest.ProtoReflect.Descriptor instead.
 func (*EndDeletionRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{28}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *EndDeletionRequest) GetCompanyId() string {
@@ -1765,7 +1875,7 @@ type EndDeletionResponse struct {
 
 func (x *EndDeletionResponse) Reset() {
 	*x = EndDeletionResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[29]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1777,7 +1887,7 @@ func (x *EndDeletionResponse) String() string {
 func (*EndDeletionResponse) ProtoMessage() {}
 
 func (x *EndDeletionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[29]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1790,7 +1900,7 @@ func (x *EndDeletionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeletionResponse.ProtoReflect.Descriptor instead.
 func (*EndDeletionResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{29}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *EndDeletionResponse) GetTenant() *Tenant {
@@ -1823,7 +1933,7 @@ type SwitchDatabaseRequest struct {
 
 func (x *SwitchDatabaseRequest) Reset() {
 	*x = SwitchDatabaseRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[30]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +1945,7 @@ func (x *SwitchDatabaseRequest) String() string {
 func (*SwitchDatabaseRequest) ProtoMessage() {}
 
 func (x *SwitchDatabaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[30]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +1958,7 @@ func (x *SwitchDatabaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwitchDatabaseRequest.ProtoReflect.Descriptor instead.
 func (*SwitchDatabaseRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{30}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SwitchDatabaseRequest) GetCompanyId() string {
@@ -1911,7 +2021,7 @@ type SwitchDatabaseResponse struct {
 
 func (x *SwitchDatabaseResponse) Reset() {
 	*x = SwitchDatabaseResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[31]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +2033,7 @@ func (x *SwitchDatabaseResponse) String() string {
 func (*SwitchDatabaseResponse) ProtoMessage() {}
 
 func (x *SwitchDatabaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[31]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2046,7 @@ func (x *SwitchDatabaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwitchDatabaseResponse.ProtoReflect.Descriptor instead.
 func (*SwitchDatabaseResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{31}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SwitchDatabaseResponse) GetTenant() *Tenant {
@@ -1961,7 +2071,7 @@ type BeginMaintenanceRequest struct {
 
 func (x *BeginMaintenanceRequest) Reset() {
 	*x = BeginMaintenanceRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[32]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1973,7 +2083,7 @@ func (x *BeginMaintenanceRequest) String() string {
 func (*BeginMaintenanceRequest) ProtoMessage() {}
 
 func (x *BeginMaintenanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[32]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1986,7 +2096,7 @@ func (x *BeginMaintenanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginMaintenanceRequest.ProtoReflect.Descriptor instead.
 func (*BeginMaintenanceRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{32}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *BeginMaintenanceRequest) GetCompanyId() string {
@@ -2021,7 +2131,7 @@ type BeginMaintenanceResponse struct {
 
 func (x *BeginMaintenanceResponse) Reset() {
 	*x = BeginMaintenanceResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[33]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2033,7 +2143,7 @@ func (x *BeginMaintenanceResponse) String() string {
 func (*BeginMaintenanceResponse) ProtoMessage() {}
 
 func (x *BeginMaintenanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[33]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2046,7 +2156,7 @@ func (x *BeginMaintenanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginMaintenanceResponse.ProtoReflect.Descriptor instead.
 func (*BeginMaintenanceResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{33}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *BeginMaintenanceResponse) GetTenant() *Tenant {
@@ -2073,7 +2183,7 @@ type EndMaintenanceRequest struct {
 
 func (x *EndMaintenanceRequest) Reset() {
 	*x = EndMaintenanceRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[34]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2085,7 +2195,7 @@ func (x *EndMaintenanceRequest) String() string {
 func (*EndMaintenanceRequest) ProtoMessage() {}
 
 func (x *EndMaintenanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[34]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2098,7 +2208,7 @@ func (x *EndMaintenanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndMaintenanceRequest.ProtoReflect.Descriptor instead.
 func (*EndMaintenanceRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{34}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *EndMaintenanceRequest) GetCompanyId() string {
@@ -2140,7 +2250,7 @@ type EndMaintenanceResponse struct {
 
 func (x *EndMaintenanceResponse) Reset() {
 	*x = EndMaintenanceResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[35]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2152,7 +2262,7 @@ func (x *EndMaintenanceResponse) String() string {
 func (*EndMaintenanceResponse) ProtoMessage() {}
 
 func (x *EndMaintenanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[35]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2165,7 +2275,7 @@ func (x *EndMaintenanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndMaintenanceResponse.ProtoReflect.Descriptor instead.
 func (*EndMaintenanceResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{35}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *EndMaintenanceResponse) GetTenant() *Tenant {
@@ -2194,7 +2304,7 @@ type RecordEventRequest struct {
 
 func (x *RecordEventRequest) Reset() {
 	*x = RecordEventRequest{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[36]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2316,7 @@ func (x *RecordEventRequest) String() string {
 func (*RecordEventRequest) ProtoMessage() {}
 
 func (x *RecordEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[36]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2329,7 @@ func (x *RecordEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordEventRequest.ProtoReflect.Descriptor instead.
 func (*RecordEventRequest) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{36}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RecordEventRequest) GetAction() string {
@@ -2266,7 +2376,7 @@ type RecordEventResponse struct {
 
 func (x *RecordEventResponse) Reset() {
 	*x = RecordEventResponse{}
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[37]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2278,7 +2388,7 @@ func (x *RecordEventResponse) String() string {
 func (*RecordEventResponse) ProtoMessage() {}
 
 func (x *RecordEventResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[37]
+	mi := &file_tenantry_registry_v1_tenant_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2291,7 +2401,7 @@ func (x *RecordEventResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordEventResponse.ProtoReflect.Descriptor instead.
 func (*RecordEventResponse) Descriptor() ([]byte, []int) {
-	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{37}
+	return file_tenantry_registry_v1_tenant_proto_rawDescGZIP(), []int{39}
 }
 
 var File_tenantry_registry_v1_tenant_proto protoreflect.FileDescriptor
@@ -2387,7 +2497,15 @@ const file_tenantry_registry_v1_tenant_proto_rawDesc = "" +
 	"\x0eschema_version\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\rschemaVersion\x12)\n" +
 	"\vdatabase_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"databaseId\"\x1d\n" +
-	"\x1bRecordSchemaVersionResponse\"x\n" +
+	"\x1bRecordSchemaVersionResponse\"\xc6\x01\n" +
+	"\x1cRecordPasswordVersionRequest\x12'\n" +
+	"\n" +
+	"company_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\tcompanyId\x12)\n" +
+	"\vdatabase_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
+	"databaseId\x122\n" +
+	"\x10password_version\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x01R\x0fpasswordVersion\x12\x1e\n" +
+	"\x05actor\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05actor\"\x1f\n" +
+	"\x1dRecordPasswordVersionResponse\"x\n" +
 	"\x1bRecordSchemaVersionsRequest\x12Y\n" +
 	"\bversions\x18\x01 \x03(\v20.tenantry.registry.v1.RecordSchemaVersionRequestB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\bversions\"A\n" +
 	"\x1cRecordSchemaVersionsResponse\x12!\n" +
@@ -2479,7 +2597,7 @@ const file_tenantry_registry_v1_tenant_proto_rawDesc = "" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x15\n" +
-	"\x13RecordEventResponse2\xa4\x0e\n" +
+	"\x13RecordEventResponse2\xa7\x0f\n" +
 	"\rTenantService\x12h\n" +
 	"\rReserveTenant\x12*.tenantry.registry.v1.ReserveTenantRequest\x1a+.tenantry.registry.v1.ReserveTenantResponse\x12k\n" +
 	"\x0eGetReservation\x12+.tenantry.registry.v1.GetReservationRequest\x1a,.tenantry.registry.v1.GetReservationResponse\x12k\n" +
@@ -2487,7 +2605,8 @@ const file_tenantry_registry_v1_tenant_proto_rawDesc = "" +
 	"\n" +
 	"FailTenant\x12'.tenantry.registry.v1.FailTenantRequest\x1a(.tenantry.registry.v1.FailTenantResponse\x12z\n" +
 	"\x13RecordSchemaVersion\x120.tenantry.registry.v1.RecordSchemaVersionRequest\x1a1.tenantry.registry.v1.RecordSchemaVersionResponse\x12}\n" +
-	"\x14RecordSchemaVersions\x121.tenantry.registry.v1.RecordSchemaVersionsRequest\x1a2.tenantry.registry.v1.RecordSchemaVersionsResponse\x12\\\n" +
+	"\x14RecordSchemaVersions\x121.tenantry.registry.v1.RecordSchemaVersionsRequest\x1a2.tenantry.registry.v1.RecordSchemaVersionsResponse\x12\x80\x01\n" +
+	"\x15RecordPasswordVersion\x122.tenantry.registry.v1.RecordPasswordVersionRequest\x1a3.tenantry.registry.v1.RecordPasswordVersionResponse\x12\\\n" +
 	"\tGetTenant\x12&.tenantry.registry.v1.GetTenantRequest\x1a'.tenantry.registry.v1.GetTenantResponse\x12d\n" +
 	"\vListTenants\x12(.tenantry.registry.v1.ListTenantsRequest\x1a).tenantry.registry.v1.ListTenantsResponse0\x01\x12\\\n" +
 	"\tAddPlugin\x12&.tenantry.registry.v1.AddPluginRequest\x1a'.tenantry.registry.v1.AddPluginResponse\x12e\n" +
@@ -2513,54 +2632,56 @@ func file_tenantry_registry_v1_tenant_proto_rawDescGZIP() []byte {
 	return file_tenantry_registry_v1_tenant_proto_rawDescData
 }
 
-var file_tenantry_registry_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_tenantry_registry_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_tenantry_registry_v1_tenant_proto_goTypes = []any{
-	(*Tenant)(nil),                       // 0: tenantry.registry.v1.Tenant
-	(*CompanyDraft)(nil),                 // 1: tenantry.registry.v1.CompanyDraft
-	(*OwnerDraft)(nil),                   // 2: tenantry.registry.v1.OwnerDraft
-	(*ReserveTenantRequest)(nil),         // 3: tenantry.registry.v1.ReserveTenantRequest
-	(*Reservation)(nil),                  // 4: tenantry.registry.v1.Reservation
-	(*ReserveTenantResponse)(nil),        // 5: tenantry.registry.v1.ReserveTenantResponse
-	(*GetReservationRequest)(nil),        // 6: tenantry.registry.v1.GetReservationRequest
-	(*GetReservationResponse)(nil),       // 7: tenantry.registry.v1.GetReservationResponse
-	(*ActivateTenantRequest)(nil),        // 8: tenantry.registry.v1.ActivateTenantRequest
-	(*ActivateTenantResponse)(nil),       // 9: tenantry.registry.v1.ActivateTenantResponse
-	(*FailTenantRequest)(nil),            // 10: tenantry.registry.v1.FailTenantRequest
-	(*FailTenantResponse)(nil),           // 11: tenantry.registry.v1.FailTenantResponse
-	(*RecordSchemaVersionRequest)(nil),   // 12: tenantry.registry.v1.RecordSchemaVersionRequest
-	(*RecordSchemaVersionResponse)(nil),  // 13: tenantry.registry.v1.RecordSchemaVersionResponse
-	(*RecordSchemaVersionsRequest)(nil),  // 14: tenantry.registry.v1.RecordSchemaVersionsRequest
-	(*RecordSchemaVersionsResponse)(nil), // 15: tenantry.registry.v1.RecordSchemaVersionsResponse
-	(*GetTenantRequest)(nil),             // 16: tenantry.registry.v1.GetTenantRequest
-	(*GetTenantResponse)(nil),            // 17: tenantry.registry.v1.GetTenantResponse
-	(*ListTenantsRequest)(nil),           // 18: tenantry.registry.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),          // 19: tenantry.registry.v1.ListTenantsResponse
-	(*AddPluginRequest)(nil),             // 20: tenantry.registry.v1.AddPluginRequest
-	(*AddPluginResponse)(nil),            // 21: tenantry.registry.v1.AddPluginResponse
-	(*RemovePluginRequest)(nil),          // 22: tenantry.registry.v1.RemovePluginRequest
-	(*RemovePluginResponse)(nil),         // 23: tenantry.registry.v1.RemovePluginResponse
-	(*BeginDeletionRequest)(nil),         // 24: tenantry.registry.v1.BeginDeletionRequest
-	(*BeginDeletionResponse)(nil),        // 25: tenantry.registry.v1.BeginDeletionResponse
-	(*CancelDeletionRequest)(nil),        // 26: tenantry.registry.v1.CancelDeletionRequest
-	(*CancelDeletionResponse)(nil),       // 27: tenantry.registry.v1.CancelDeletionResponse
-	(*EndDeletionRequest)(nil),           // 28: tenantry.registry.v1.EndDeletionRequest
-	(*EndDeletionResponse)(nil),          // 29: tenantry.registry.v1.EndDeletionResponse
-	(*SwitchDatabaseRequest)(nil),        // 30: tenantry.registry.v1.SwitchDatabaseRequest
-	(*SwitchDatabaseResponse)(nil),       // 31: tenantry.registry.v1.SwitchDatabaseResponse
-	(*BeginMaintenanceRequest)(nil),      // 32: tenantry.registry.v1.BeginMaintenanceRequest
-	(*BeginMaintenanceResponse)(nil),     // 33: tenantry.registry.v1.BeginMaintenanceResponse
-	(*EndMaintenanceRequest)(nil),        // 34: tenantry.registry.v1.EndMaintenanceRequest
-	(*EndMaintenanceResponse)(nil),       // 35: tenantry.registry.v1.EndMaintenanceResponse
-	(*RecordEventRequest)(nil),           // 36: tenantry.registry.v1.RecordEventRequest
-	(*RecordEventResponse)(nil),          // 37: tenantry.registry.v1.RecordEventResponse
-	nil,                                  // 38: tenantry.registry.v1.RecordEventRequest.DetailsEntry
-	(CompanyState)(0),                    // 39: tenantry.registry.v1.CompanyState
-	(*timestamppb.Timestamp)(nil),        // 40: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),          // 41: google.protobuf.Duration
+	(*Tenant)(nil),                        // 0: tenantry.registry.v1.Tenant
+	(*CompanyDraft)(nil),                  // 1: tenantry.registry.v1.CompanyDraft
+	(*OwnerDraft)(nil),                    // 2: tenantry.registry.v1.OwnerDraft
+	(*ReserveTenantRequest)(nil),          // 3: tenantry.registry.v1.ReserveTenantRequest
+	(*Reservation)(nil),                   // 4: tenantry.registry.v1.Reservation
+	(*ReserveTenantResponse)(nil),         // 5: tenantry.registry.v1.ReserveTenantResponse
+	(*GetReservationRequest)(nil),         // 6: tenantry.registry.v1.GetReservationRequest
+	(*GetReservationResponse)(nil),        // 7: tenantry.registry.v1.GetReservationResponse
+	(*ActivateTenantRequest)(nil),         // 8: tenantry.registry.v1.ActivateTenantRequest
+	(*ActivateTenantResponse)(nil),        // 9: tenantry.registry.v1.ActivateTenantResponse
+	(*FailTenantRequest)(nil),             // 10: tenantry.registry.v1.FailTenantRequest
+	(*FailTenantResponse)(nil),            // 11: tenantry.registry.v1.FailTenantResponse
+	(*RecordSchemaVersionRequest)(nil),    // 12: tenantry.registry.v1.RecordSchemaVersionRequest
+	(*RecordSchemaVersionResponse)(nil),   // 13: tenantry.registry.v1.RecordSchemaVersionResponse
+	(*RecordPasswordVersionRequest)(nil),  // 14: tenantry.registry.v1.RecordPasswordVersionRequest
+	(*RecordPasswordVersionResponse)(nil), // 15: tenantry.registry.v1.RecordPasswordVersionResponse
+	(*RecordSchemaVersionsRequest)(nil),   // 16: tenantry.registry.v1.RecordSchemaVersionsRequest
+	(*RecordSchemaVersionsResponse)(nil),  // 17: tenantry.registry.v1.RecordSchemaVersionsResponse
+	(*GetTenantRequest)(nil),              // 18: tenantry.registry.v1.GetTenantRequest
+	(*GetTenantResponse)(nil),             // 19: tenantry.registry.v1.GetTenantResponse
+	(*ListTenantsRequest)(nil),            // 20: tenantry.registry.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),           // 21: tenantry.registry.v1.ListTenantsResponse
+	(*AddPluginRequest)(nil),              // 22: tenantry.registry.v1.AddPluginRequest
+	(*AddPluginResponse)(nil),             // 23: tenantry.registry.v1.AddPluginResponse
+	(*RemovePluginRequest)(nil),           // 24: tenantry.registry.v1.RemovePluginRequest
+	(*RemovePluginResponse)(nil),          // 25: tenantry.registry.v1.RemovePluginResponse
+	(*BeginDeletionRequest)(nil),          // 26: tenantry.registry.v1.BeginDeletionRequest
+	(*BeginDeletionResponse)(nil),         // 27: tenantry.registry.v1.BeginDeletionResponse
+	(*CancelDeletionRequest)(nil),         // 28: tenantry.registry.v1.CancelDeletionRequest
+	(*CancelDeletionResponse)(nil),        // 29: tenantry.registry.v1.CancelDeletionResponse
+	(*EndDeletionRequest)(nil),            // 30: tenantry.registry.v1.EndDeletionRequest
+	(*EndDeletionResponse)(nil),           // 31: tenantry.registry.v1.EndDeletionResponse
+	(*SwitchDatabaseRequest)(nil),         // 32: tenantry.registry.v1.SwitchDatabaseRequest
+	(*SwitchDatabaseResponse)(nil),        // 33: tenantry.registry.v1.SwitchDatabaseResponse
+	(*BeginMaintenanceRequest)(nil),       // 34: tenantry.registry.v1.BeginMaintenanceRequest
+	(*BeginMaintenanceResponse)(nil),      // 35: tenantry.registry.v1.BeginMaintenanceResponse
+	(*EndMaintenanceRequest)(nil),         // 36: tenantry.registry.v1.EndMaintenanceRequest
+	(*EndMaintenanceResponse)(nil),        // 37: tenantry.registry.v1.EndMaintenanceResponse
+	(*RecordEventRequest)(nil),            // 38: tenantry.registry.v1.RecordEventRequest
+	(*RecordEventResponse)(nil),           // 39: tenantry.registry.v1.RecordEventResponse
+	nil,                                   // 40: tenantry.registry.v1.RecordEventRequest.DetailsEntry
+	(CompanyState)(0),                     // 41: tenantry.registry.v1.CompanyState
+	(*timestamppb.Timestamp)(nil),         // 42: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),           // 43: google.protobuf.Duration
 }
 var file_tenantry_registry_v1_tenant_proto_depIdxs = []int32{
-	39, // 0: tenantry.registry.v1.Tenant.state:type_name -> tenantry.registry.v1.CompanyState
-	40, // 1: tenantry.registry.v1.Tenant.purge_time:type_name -> google.protobuf.Timestamp
+	41, // 0: tenantry.registry.v1.Tenant.state:type_name -> tenantry.registry.v1.CompanyState
+	42, // 1: tenantry.registry.v1.Tenant.purge_time:type_name -> google.protobuf.Timestamp
 	1,  // 2: tenantry.registry.v1.ReserveTenantRequest.company:type_name -> tenantry.registry.v1.CompanyDraft
 	2,  // 3: tenantry.registry.v1.ReserveTenantRequest.owner:type_name -> tenantry.registry.v1.OwnerDraft
 	0,  // 4: tenantry.registry.v1.Reservation.tenant:type_name -> tenantry.registry.v1.Tenant
@@ -2574,51 +2695,53 @@ var file_tenantry_registry_v1_tenant_proto_depIdxs = []int32{
 	0,  // 12: tenantry.registry.v1.ListTenantsResponse.tenants:type_name -> tenantry.registry.v1.Tenant
 	0,  // 13: tenantry.registry.v1.AddPluginResponse.tenant:type_name -> tenantry.registry.v1.Tenant
 	0,  // 14: tenantry.registry.v1.RemovePluginResponse.tenant:type_name -> tenantry.registry.v1.Tenant
-	40, // 15: tenantry.registry.v1.BeginDeletionRequest.purge_time:type_name -> google.protobuf.Timestamp
+	42, // 15: tenantry.registry.v1.BeginDeletionRequest.purge_time:type_name -> google.protobuf.Timestamp
 	0,  // 16: tenantry.registry.v1.BeginDeletionResponse.tenant:type_name -> tenantry.registry.v1.Tenant
 	0,  // 17: tenantry.registry.v1.CancelDeletionResponse.tenant:type_name -> tenantry.registry.v1.Tenant
 	0,  // 18: tenantry.registry.v1.EndDeletionResponse.tenant:type_name -> tenantry.registry.v1.Tenant
 	0,  // 19: tenantry.registry.v1.SwitchDatabaseResponse.tenant:type_name -> tenantry.registry.v1.Tenant
-	41, // 20: tenantry.registry.v1.BeginMaintenanceRequest.duration:type_name -> google.protobuf.Duration
+	43, // 20: tenantry.registry.v1.BeginMaintenanceRequest.duration:type_name -> google.protobuf.Duration
 	0,  // 21: tenantry.registry.v1.BeginMaintenanceResponse.tenant:type_name -> tenantry.registry.v1.Tenant
 	0,  // 22: tenantry.registry.v1.EndMaintenanceResponse.tenant:type_name -> tenantry.registry.v1.Tenant
-	38, // 23: tenantry.registry.v1.RecordEventRequest.details:type_name -> tenantry.registry.v1.RecordEventRequest.DetailsEntry
+	40, // 23: tenantry.registry.v1.RecordEventRequest.details:type_name -> tenantry.registry.v1.RecordEventRequest.DetailsEntry
 	3,  // 24: tenantry.registry.v1.TenantService.ReserveTenant:input_type -> tenantry.registry.v1.ReserveTenantRequest
 	6,  // 25: tenantry.registry.v1.TenantService.GetReservation:input_type -> tenantry.registry.v1.GetReservationRequest
 	8,  // 26: tenantry.registry.v1.TenantService.ActivateTenant:input_type -> tenantry.registry.v1.ActivateTenantRequest
 	10, // 27: tenantry.registry.v1.TenantService.FailTenant:input_type -> tenantry.registry.v1.FailTenantRequest
 	12, // 28: tenantry.registry.v1.TenantService.RecordSchemaVersion:input_type -> tenantry.registry.v1.RecordSchemaVersionRequest
-	14, // 29: tenantry.registry.v1.TenantService.RecordSchemaVersions:input_type -> tenantry.registry.v1.RecordSchemaVersionsRequest
-	16, // 30: tenantry.registry.v1.TenantService.GetTenant:input_type -> tenantry.registry.v1.GetTenantRequest
-	18, // 31: tenantry.registry.v1.TenantService.ListTenants:input_type -> tenantry.registry.v1.ListTenantsRequest
-	20, // 32: tenantry.registry.v1.TenantService.AddPlugin:input_type -> tenantry.registry.v1.AddPluginRequest
-	22, // 33: tenantry.registry.v1.TenantService.RemovePlugin:input_type -> tenantry.registry.v1.RemovePluginRequest
-	24, // 34: tenantry.registry.v1.TenantService.BeginDeletion:input_type -> tenantry.registry.v1.BeginDeletionRequest
-	26, // 35: tenantry.registry.v1.TenantService.CancelDeletion:input_type -> tenantry.registry.v1.CancelDeletionRequest
-	28, // 36: tenantry.registry.v1.TenantService.EndDeletion:input_type -> tenantry.registry.v1.EndDeletionRequest
-	30, // 37: tenantry.registry.v1.TenantService.SwitchDatabase:input_type -> tenantry.registry.v1.SwitchDatabaseRequest
-	32, // 38: tenantry.registry.v1.TenantService.BeginMaintenance:input_type -> tenantry.registry.v1.BeginMaintenanceRequest
-	34, // 39: tenantry.registry.v1.TenantService.EndMaintenance:input_type -> tenantry.registry.v1.EndMaintenanceRequest
-	36, // 40: tenantry.registry.v1.TenantService.RecordEvent:input_type -> tenantry.registry.v1.RecordEventRequest
-	5,  // 41: tenantry.registry.v1.TenantService.ReserveTenant:output_type -> tenantry.registry.v1.ReserveTenantResponse
-	7,  // 42: tenantry.registry.v1.TenantService.GetReservation:output_type -> tenantry.registry.v1.GetReservationResponse
-	9,  // 43: tenantry.registry.v1.TenantService.ActivateTenant:output_type -> tenantry.registry.v1.ActivateTenantResponse
-	11, // 44: tenantry.registry.v1.TenantService.FailTenant:output_type -> tenantry.registry.v1.FailTenantResponse
-	13, // 45: tenantry.registry.v1.TenantService.RecordSchemaVersion:output_type -> tenantry.registry.v1.RecordSchemaVersionResponse
-	15, // 46: tenantry.registry.v1.TenantService.RecordSchemaVersions:output_type -> tenantry.registry.v1.RecordSchemaVersionsResponse
-	17, // 47: tenantry.registry.v1.TenantService.GetTenant:output_type -> tenantry.registry.v1.GetTenantResponse
-	19, // 48: tenantry.registry.v1.TenantService.ListTenants:output_type -> tenantry.registry.v1.ListTenantsResponse
-	21, // 49: tenantry.registry.v1.TenantService.AddPlugin:output_type -> tenantry.registry.v1.AddPluginResponse
-	23, // 50: tenantry.registry.v1.TenantService.RemovePlugin:output_type -> tenantry.registry.v1.RemovePluginResponse
-	25, // 51: tenantry.registry.v1.TenantService.BeginDeletion:output_type -> tenantry.registry.v1.BeginDeletionResponse
-	27, // 52: tenantry.registry.v1.TenantService.CancelDeletion:output_type -> tenantry.registry.v1.CancelDeletionResponse
-	29, // 53: tenantry.registry.v1.TenantService.EndDeletion:output_type -> tenantry.registry.v1.EndDeletionResponse
-	31, // 54: tenantry.registry.v1.TenantService.SwitchDatabase:output_type -> tenantry.registry.v1.SwitchDatabaseResponse
-	33, // 55: tenantry.registry.v1.TenantService.BeginMaintenance:output_type -> tenantry.registry.v1.BeginMaintenanceResponse
-	35, // 56: tenantry.registry.v1.TenantService.EndMaintenance:output_type -> tenantry.registry.v1.EndMaintenanceResponse
-	37, // 57: tenantry.registry.v1.TenantService.RecordEvent:output_type -> tenantry.registry.v1.RecordEventResponse
-	41, // [41:58] is the sub-list for method output_type
-	24, // [24:41] is the sub-list for method input_type
+	16, // 29: tenantry.registry.v1.TenantService.RecordSchemaVersions:input_type -> tenantry.registry.v1.RecordSchemaVersionsRequest
+	14, // 30: tenantry.registry.v1.TenantService.RecordPasswordVersion:input_type -> tenantry.registry.v1.RecordPasswordVersionRequest
+	18, // 31: tenantry.registry.v1.TenantService.GetTenant:input_type -> tenantry.registry.v1.GetTenantRequest
+	20, // 32: tenantry.registry.v1.TenantService.ListTenants:input_type -> tenantry.registry.v1.ListTenantsRequest
+	22, // 33: tenantry.registry.v1.TenantService.AddPlugin:input_type -> tenantry.registry.v1.AddPluginRequest
+	24, // 34: tenantry.registry.v1.TenantService.RemovePlugin:input_type -> tenantry.registry.v1.RemovePluginRequest
+	26, // 35: tenantry.registry.v1.TenantService.BeginDeletion:input_type -> tenantry.registry.v1.BeginDeletionRequest
+	28, // 36: tenantry.registry.v1.TenantService.CancelDeletion:input_type -> tenantry.registry.v1.CancelDeletionRequest
+	30, // 37: tenantry.registry.v1.TenantService.EndDeletion:input_type -> tenantry.registry.v1.EndDeletionRequest
+	32, // 38: tenantry.registry.v1.TenantService.SwitchDatabase:input_type -> tenantry.registry.v1.SwitchDatabaseRequest
+	34, // 39: tenantry.registry.v1.TenantService.BeginMaintenance:input_type -> tenantry.registry.v1.BeginMaintenanceRequest
+	36, // 40: tenantry.registry.v1.TenantService.EndMaintenance:input_type -> tenantry.registry.v1.EndMaintenanceRequest
+	38, // 41: tenantry.registry.v1.TenantService.RecordEvent:input_type -> tenantry.registry.v1.RecordEventRequest
+	5,  // 42: tenantry.registry.v1.TenantService.ReserveTenant:output_type -> tenantry.registry.v1.ReserveTenantResponse
+	7,  // 43: tenantry.registry.v1.TenantService.GetReservation:output_type -> tenantry.registry.v1.GetReservationResponse
+	9,  // 44: tenantry.registry.v1.TenantService.ActivateTenant:output_type -> tenantry.registry.v1.ActivateTenantResponse
+	11, // 45: tenantry.registry.v1.TenantService.FailTenant:output_type -> tenantry.registry.v1.FailTenantResponse
+	13, // 46: tenantry.registry.v1.TenantService.RecordSchemaVersion:output_type -> tenantry.registry.v1.RecordSchemaVersionResponse
+	17, // 47: tenantry.registry.v1.TenantService.RecordSchemaVersions:output_type -> tenantry.registry.v1.RecordSchemaVersionsResponse
+	15, // 48: tenantry.registry.v1.TenantService.RecordPasswordVersion:output_type -> tenantry.registry.v1.RecordPasswordVersionResponse
+	19, // 49: tenantry.registry.v1.TenantService.GetTenant:output_type -> tenantry.registry.v1.GetTenantResponse
+	21, // 50: tenantry.registry.v1.TenantService.ListTenants:output_type -> tenantry.registry.v1.ListTenantsResponse
+	23, // 51: tenantry.registry.v1.TenantService.AddPlugin:output_type -> tenantry.registry.v1.AddPluginResponse
+	25, // 52: tenantry.registry.v1.TenantService.RemovePlugin:output_type -> tenantry.registry.v1.RemovePluginResponse
+	27, // 53: tenantry.registry.v1.TenantService.BeginDeletion:output_type -> tenantry.registry.v1.BeginDeletionResponse
+	29, // 54: tenantry.registry.v1.TenantService.CancelDeletion:output_type -> tenantry.registry.v1.CancelDeletionResponse
+	31, // 55: tenantry.registry.v1.TenantService.EndDeletion:output_type -> tenantry.registry.v1.EndDeletionResponse
+	33, // 56: tenantry.registry.v1.TenantService.SwitchDatabase:output_type -> tenantry.registry.v1.SwitchDatabaseResponse
+	35, // 57: tenantry.registry.v1.TenantService.BeginMaintenance:output_type -> tenantry.registry.v1.BeginMaintenanceResponse
+	37, // 58: tenantry.registry.v1.TenantService.EndMaintenance:output_type -> tenantry.registry.v1.EndMaintenanceResponse
+	39, // 59: tenantry.registry.v1.TenantService.RecordEvent:output_type -> tenantry.registry.v1.RecordEventResponse
+	42, // [42:60] is the sub-list for method output_type
+	24, // [24:42] is the sub-list for method input_type
 	24, // [24:24] is the sub-list for extension type_name
 	24, // [24:24] is the sub-list for extension extendee
 	0,  // [0:24] is the sub-list for field type_name
@@ -2636,7 +2759,7 @@ func file_tenantry_registry_v1_tenant_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tenantry_registry_v1_tenant_proto_rawDesc), len(file_tenantry_registry_v1_tenant_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,23 +19,24 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	TenantService_ReserveTenant_FullMethodName        = "/tenantry.registry.v1.TenantService/ReserveTenant"
-	TenantService_GetReservation_FullMethodName       = "/tenantry.registry.v1.TenantService/GetReservation"
-	TenantService_ActivateTenant_FullMethodName       = "/tenantry.registry.v1.TenantService/ActivateTenant"
-	TenantService_FailTenant_FullMethodName           = "/tenantry.registry.v1.TenantService/FailTenant"
-	TenantService_RecordSchemaVersion_FullMethodName  = "/tenantry.registry.v1.TenantService/RecordSchemaVersion"
-	TenantService_RecordSchemaVersions_FullMethodName = "/tenantry.registry.v1.TenantService/RecordSchemaVersions"
-	TenantService_GetTenant_FullMethodName            = "/tenantry.registry.v1.TenantService/GetTenant"
-	TenantService_ListTenants_FullMethodName          = "/tenantry.registry.v1.TenantService/ListTenants"
-	TenantService_AddPlugin_FullMethodName            = "/tenantry.registry.v1.TenantService/AddPlugin"
-	TenantService_RemovePlugin_FullMethodName         = "/tenantry.registry.v1.TenantService/RemovePlugin"
-	TenantService_BeginDeletion_FullMethodName        = "/tenantry.registry.v1.TenantService/BeginDeletion"
-	TenantService_CancelDeletion_FullMethodName       = "/tenantry.registry.v1.TenantService/CancelDeletion"
-	TenantService_EndDeletion_FullMethodName          = "/tenantry.registry.v1.TenantService/EndDeletion"
-	TenantService_SwitchDatabase_FullMethodName       = "/tenantry.registry.v1.TenantService/SwitchDatabase"
-	TenantService_BeginMaintenance_FullMethodName     = "/tenantry.registry.v1.TenantService/BeginMaintenance"
-	TenantService_EndMaintenance_FullMethodName       = "/tenantry.registry.v1.TenantService/EndMaintenance"
-	TenantService_RecordEvent_FullMethodName          = "/tenantry.registry.v1.TenantService/RecordEvent"
+	TenantService_ReserveTenant_FullMethodName         = "/tenantry.registry.v1.TenantService/ReserveTenant"
+	TenantService_GetReservation_FullMethodName        = "/tenantry.registry.v1.TenantService/GetReservation"
+	TenantService_ActivateTenant_FullMethodName        = "/tenantry.registry.v1.TenantService/ActivateTenant"
+	TenantService_FailTenant_FullMethodName            = "/tenantry.registry.v1.TenantService/FailTenant"
+	TenantService_RecordSchemaVersion_FullMethodName   = "/tenantry.registry.v1.TenantService/RecordSchemaVersion"
+	TenantService_RecordSchemaVersions_FullMethodName  = "/tenantry.registry.v1.TenantService/RecordSchemaVersions"
+	TenantService_RecordPasswordVersion_FullMethodName = "/tenantry.registry.v1.TenantService/RecordPasswordVersion"
+	TenantService_GetTenant_FullMethodName             = "/tenantry.registry.v1.TenantService/GetTenant"
+	TenantService_ListTenants_FullMethodName           = "/tenantry.registry.v1.TenantService/ListTenants"
+	TenantService_AddPlugin_FullMethodName             = "/tenantry.registry.v1.TenantService/AddPlugin"
+	TenantService_RemovePlugin_FullMethodName          = "/tenantry.registry.v1.TenantService/RemovePlugin"
+	TenantService_BeginDeletion_FullMethodName         = "/tenantry.registry.v1.TenantService/BeginDeletion"
+	TenantService_CancelDeletion_FullMethodName        = "/tenantry.registry.v1.TenantService/CancelDeletion"
+	TenantService_EndDeletion_FullMethodName           = "/tenantry.registry.v1.TenantService/EndDeletion"
+	TenantService_SwitchDatabase_FullMethodName        = "/tenantry.registry.v1.TenantService/SwitchDatabase"
+	TenantService_BeginMaintenance_FullMethodName      = "/tenantry.registry.v1.TenantService/BeginMaintenance"
+	TenantService_EndMaintenance_FullMethodName        = "/tenantry.registry.v1.TenantService/EndMaintenance"
+	TenantService_RecordEvent_FullMethodName           = "/tenantry.registry.v1.TenantService/RecordEvent"
 )
 
 // TenantServiceClient is the client API for TenantService service.
@@ -68,6 +69,10 @@ type TenantServiceClient interface {
 	// RecordSchemaVersions is RecordSchemaVersion of many tenants at once, which leaves out those whose version it cannot
 	// record. Repeatable.
 	RecordSchemaVersions(ctx context.Context, in *RecordSchemaVersionsRequest, opts ...grpc.CallOption) (*RecordSchemaVersionsResponse, error)
+	// RecordPasswordVersion tells the registry, and by its route stream the gateways, which derivation of its password a tenant
+	// database's role has: the next one. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`; FAILED_PRECONDITION `DATABASE_CHANGED` as
+	// RecordSchemaVersion has it, `COMPANY_STATE_INVALID`.
+	RecordPasswordVersion(ctx context.Context, in *RecordPasswordVersionRequest, opts ...grpc.CallOption) (*RecordPasswordVersionResponse, error)
 	// GetTenant returns one tenant. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`.
 	GetTenant(ctx context.Context, in *GetTenantRequest, opts ...grpc.CallOption) (*GetTenantResponse, error)
 	// ListTenants streams the tenants that have a database (ACTIVE, SUSPENDED, MAINTENANCE, and DELETING ones if asked for)
@@ -170,6 +175,16 @@ func (c *tenantServiceClient) RecordSchemaVersions(ctx context.Context, in *Reco
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RecordSchemaVersionsResponse)
 	err := c.cc.Invoke(ctx, TenantService_RecordSchemaVersions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tenantServiceClient) RecordPasswordVersion(ctx context.Context, in *RecordPasswordVersionRequest, opts ...grpc.CallOption) (*RecordPasswordVersionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecordPasswordVersionResponse)
+	err := c.cc.Invoke(ctx, TenantService_RecordPasswordVersion_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -325,6 +340,10 @@ type TenantServiceServer interface {
 	// RecordSchemaVersions is RecordSchemaVersion of many tenants at once, which leaves out those whose version it cannot
 	// record. Repeatable.
 	RecordSchemaVersions(context.Context, *RecordSchemaVersionsRequest) (*RecordSchemaVersionsResponse, error)
+	// RecordPasswordVersion tells the registry, and by its route stream the gateways, which derivation of its password a tenant
+	// database's role has: the next one. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`; FAILED_PRECONDITION `DATABASE_CHANGED` as
+	// RecordSchemaVersion has it, `COMPANY_STATE_INVALID`.
+	RecordPasswordVersion(context.Context, *RecordPasswordVersionRequest) (*RecordPasswordVersionResponse, error)
 	// GetTenant returns one tenant. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`.
 	GetTenant(context.Context, *GetTenantRequest) (*GetTenantResponse, error)
 	// ListTenants streams the tenants that have a database (ACTIVE, SUSPENDED, MAINTENANCE, and DELETING ones if asked for)
@@ -390,6 +409,9 @@ func (UnimplementedTenantServiceServer) RecordSchemaVersion(context.Context, *Re
 }
 func (UnimplementedTenantServiceServer) RecordSchemaVersions(context.Context, *RecordSchemaVersionsRequest) (*RecordSchemaVersionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RecordSchemaVersions not implemented")
+}
+func (UnimplementedTenantServiceServer) RecordPasswordVersion(context.Context, *RecordPasswordVersionRequest) (*RecordPasswordVersionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RecordPasswordVersion not implemented")
 }
 func (UnimplementedTenantServiceServer) GetTenant(context.Context, *GetTenantRequest) (*GetTenantResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTenant not implemented")
@@ -549,6 +571,24 @@ func _TenantService_RecordSchemaVersions_Handler(srv interface{}, ctx context.Co
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(TenantServiceServer).RecordSchemaVersions(ctx, req.(*RecordSchemaVersionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TenantService_RecordPasswordVersion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecordPasswordVersionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantServiceServer).RecordPasswordVersion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantService_RecordPasswordVersion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantServiceServer).RecordPasswordVersion(ctx, req.(*RecordPasswordVersionRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -774,6 +814,10 @@ var TenantService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RecordSchemaVersions",
 			Handler:    _TenantService_RecordSchemaVersions_Handler,
+		},
+		{
+			MethodName: "RecordPasswordVersion",
+			Handler:    _TenantService_RecordPasswordVersion_Handler,
 		},
 		{
 			MethodName: "GetTenant",
