@@ -185,7 +185,7 @@ func (a *applier) file(ctx context.Context, f File) error {
 // transaction applies a file and writes its revision in one transaction and one round trip.
 func (a *applier) transaction(ctx context.Context, f File) error {
 	b := script{}
-	for _, s := range append(slices.Clone(clean), "BEGIN", a.lockTimeout("SET LOCAL"), a.statementTimeout("SET LOCAL")) {
+	for _, s := range append(slices.Clone(clean), "BEGIN", a.lockTimeout("SET LOCAL"), a.statementTimeout("SET LOCAL"), "SET LOCAL "+clientCheck) {
 		b.add(s)
 	}
 	first := len(b.starts)
@@ -225,7 +225,7 @@ func (a *applier) rollback(ctx context.Context) error {
 // such files so that this does no harm (IF NOT EXISTS). An index that was being built needs no such care, see build. In
 // a transaction that the file itself begins, the revisions are a part of it.
 func (a *applier) statements(ctx context.Context, f File) error {
-	for _, s := range append(slices.Clone(clean), a.lockTimeout("SET"), a.statementTimeout("SET")) {
+	for _, s := range append(slices.Clone(clean), a.lockTimeout("SET"), a.statementTimeout("SET"), "SET "+clientCheck) {
 		if err := a.exec(ctx, s); err != nil {
 			return fmt.Errorf("migrate: %w", err)
 		}
@@ -312,6 +312,10 @@ func (a *applier) exec(ctx context.Context, sql string) error {
 // clean undoes what an earlier file set for the session, such as the empty search_path of a dump: each file finds what
 // it would find if it were applied alone.
 var clean = []string{"RESET SESSION AUTHORIZATION", "RESET ALL"}
+
+// clientCheck has PostgreSQL end a statement whose client is gone, which it would notice at the end of it otherwise: when the
+// process was killed, one that takes an hour would keep the lock from the next try for that long.
+const clientCheck = "client_connection_check_interval = '1s'"
 
 func (a *applier) lockTimeout(set string) string {
 	return fmt.Sprintf("%s lock_timeout = %d", set, a.opts.LockTimeout.Milliseconds())

@@ -3,6 +3,9 @@ package migrate_test
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
+	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -130,9 +133,68 @@ func TestAMigrationThatIsCutOffLeavesAWholeFileAndNoLock(t *testing.T) {
 	defer cancel()
 	_, err := migrate.Apply(ctx, connect(t, dsn), s, migrate.Options{})
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	_, err = migrate.Apply(t.Context(), connect(t, dsn), s, migrate.Options{StatementTimeout: 50 * time.Millisecond})
+	// Cancelling may come before the statement, and be forgotten. Pgx closes such a connection after a quarter of a minute.
+	_, err = migrate.Apply(t.Context(), connect(t, dsn), s, migrate.Options{StatementTimeout: 50 * time.Millisecond, LockTimeout: time.Minute})
 	require.True(t, fault.HasReason(err, fault.MigrationFailed), "%v", err)
 	require.Equal(t, "57014", fault.From(err).Metadata["sqlstate"])
+}
+
+func TestAStatementOfAMigrationEndsWithItsClient(t *testing.T) {
+	t.Parallel()
+	for name, directive := range map[string]string{"in a transaction": "", "in none": "-- atlas:txmode none\n\n"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dsn := pgtest.Database(t)
+			other := connect(t, dsn)
+			sleeps := func() bool {
+				return len(texts(t, other, "SELECT pid::text FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'")) == 1
+			}
+			through, cut := oneConnection(t, dsn)
+			conn, s := connect(t, through), set(t, directive+"SELECT pg_sleep(600);")
+			done := make(chan error, 1)
+			go func() {
+				_, err := migrate.Apply(context.Background(), conn, s, migrate.Options{})
+				done <- err
+			}()
+			require.Eventually(t, sleeps, time.Minute, 20*time.Millisecond)
+			cut() // As when the process is killed: nobody is left to ask for an end.
+			require.Error(t, <-done)
+			require.Eventually(t, func() bool { return !sleeps() }, time.Minute, 20*time.Millisecond)
+		})
+	}
+}
+
+// oneConnection is the DSN of a server for the first who connects, until that is cut.
+func oneConnection(t *testing.T, dsn string) (through string, cut func()) {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	require.NoError(t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	out, err := net.Dial("tcp", u.Host)
+	require.NoError(t, err)
+	u.Host = l.Addr().String()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		in, err := l.Accept()
+		_ = l.Close()
+		if err != nil {
+			return
+		}
+		var back sync.WaitGroup
+		back.Go(func() { _, _ = io.Copy(in, out); _ = in.Close() })
+		_, _ = io.Copy(out, in)
+		_ = out.Close()
+		back.Wait()
+	}()
+	cut = func() {
+		_ = l.Close() // Each may be by now.
+		_ = out.Close()
+		<-ended
+	}
+	t.Cleanup(cut)
+	return u.String(), cut
 }
 
 func TestAnIndexThatCouldNotBeBuiltIsBuiltByTheNextTry(t *testing.T) {

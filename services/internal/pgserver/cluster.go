@@ -95,7 +95,7 @@ func Remove(ctx context.Context, dir string) error {
 	if p.link != "" && !exists(keep) {
 		return removeLink(p.link)
 	}
-	own, err := acquire(p.lockPath())
+	own, err := acquire(ctx, p.lockPath(), removing)
 	if err != nil {
 		return err
 	}

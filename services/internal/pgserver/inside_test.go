@@ -1,6 +1,7 @@
 package pgserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -139,21 +141,60 @@ func TestMissingProgramsSayWhereTheyWereLookedForAndWhatToDo(t *testing.T) {
 func TestLockOnARemovedFileIsNoLock(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "pg.lock")
-	first, err := acquire(path)
+	first, err := acquireNow(path, "")
 	require.NoError(t, err)
-	_, err = acquire(path)
+	_, err = acquireNow(path, "")
 	require.ErrorIs(t, err, ErrOwned)
 	require.ErrorContains(t, err, fmt.Sprintf("process %d holds", os.Getpid()))
 
 	require.NoError(t, first.remove())
-	second, err := acquire(path)
+	second, err := acquireNow(path, "")
 	require.NoError(t, err)
-	_, err = acquire(path)
+	_, err = acquireNow(path, "")
 	require.ErrorIs(t, err, ErrOwned)
 	require.NoError(t, second.release())
-	third, err := acquire(path)
+	third, err := acquireNow(path, "")
 	require.NoError(t, err)
 	require.NoError(t, third.release())
+}
+
+func TestWhoOnlyRemovesAClusterIsWaitedForAndAnyOtherIsNot(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "pg.lock")
+	remover, err := acquireNow(path, removing)
+	require.NoError(t, err)
+	_, err = acquireNow(path, removing)
+	require.ErrorIs(t, err, errRemoving)
+	require.ErrorIs(t, err, ErrOwned)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*glance)
+	defer cancel()
+	_, err = acquire(ctx, path, "")
+	require.ErrorIs(t, err, errRemoving)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+
+	type result struct {
+		own *owner
+		err error
+	}
+	got := make(chan result)
+	go func() {
+		own, err := acquire(t.Context(), path, "")
+		got <- result{own, err}
+	}()
+	select {
+	case early := <-got:
+		require.Fail(t, "it did not wait", "%v", early.err)
+	case <-time.After(3 * glance):
+	}
+	require.NoError(t, remover.remove())
+	next := <-got
+	require.NoError(t, next.err)
+
+	_, err = acquire(t.Context(), path, "")
+	require.ErrorIs(t, err, ErrOwned)
+	require.NotErrorIs(t, err, errRemoving)
+	require.ErrorContains(t, err, fmt.Sprintf("process %d holds", os.Getpid()))
+	require.NoError(t, next.own.release())
 }
 
 func TestLogTailKeepsTheLastWholeLinesAndNeverFails(t *testing.T) {
@@ -178,13 +219,13 @@ func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("disk full
 func TestARightThatIsGivenUpIsFreeThoughAChildStillHasTheFile(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "pg.lock")
-	first, err := acquire(path)
+	first, err := acquireNow(path, "")
 	require.NoError(t, err)
 	child, err := syscall.Dup(int(first.file.Fd())) // As a program has it that is being started.
 	require.NoError(t, err)
 	defer func() { require.NoError(t, syscall.Close(child)) }()
 	require.NoError(t, first.release())
-	second, err := acquire(path)
+	second, err := acquireNow(path, "")
 	require.NoError(t, err)
 	require.NoError(t, second.remove())
 }

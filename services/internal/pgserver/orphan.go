@@ -58,7 +58,7 @@ func isTemporary(path string) bool {
 }
 
 func (p place) removeOrphan(ctx context.Context) error {
-	own, err := acquire(p.lockPath())
+	own, err := acquireNow(p.lockPath(), removing)
 	if errors.Is(err, ErrOwned) {
 		return nil // it is being made, and its link comes last
 	}

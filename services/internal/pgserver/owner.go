@@ -1,12 +1,14 @@
 package pgserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // ErrOwned says that another live process owns the cluster.
@@ -18,9 +20,41 @@ type owner struct {
 	file *os.File
 }
 
-func acquire(path string) (*owner, error) {
+// errRemoving says that whoever owns the cluster is about to have removed it.
+var errRemoving = fmt.Errorf("%w: it is being removed", ErrOwned)
+
+// removing is what is written behind the process id of one who removes the cluster.
+const removing = " removing"
+
+const (
+	// glance is how long one may take to write what it owns the cluster for.
+	glance = 50 * time.Millisecond
+	// removal is how long the removal of a cluster may take.
+	removal = time.Minute
+)
+
+// acquire takes the right to the cluster whose lock is at path, to run it or, where what is removing, for that: ErrOwned
+// when it is another's. One who only removes what is there is waited for.
+func acquire(ctx context.Context, path, what string) (*owner, error) {
+	begun := time.Now()
 	for {
-		o, err := tryAcquire(path)
+		o, err := acquireNow(path, what)
+		waited := time.Since(begun)
+		if !errors.Is(err, ErrOwned) || waited > removal || waited > glance && !errors.Is(err, errRemoving) {
+			return o, err
+		}
+		select {
+		case <-time.After(pollEvery):
+		case <-ctx.Done():
+			return nil, errors.Join(err, context.Cause(ctx))
+		}
+	}
+}
+
+// acquireNow is acquire that waits for nobody.
+func acquireNow(path, what string) (*owner, error) {
+	for {
+		o, err := tryAcquire(path, what)
 		if o != nil || err != nil {
 			return o, err
 		}
@@ -29,7 +63,7 @@ func acquire(path string) (*owner, error) {
 
 // tryAcquire returns nothing at all when the file was removed between opening and locking it: the lock then held is on
 // a file that nobody else will ever see.
-func tryAcquire(path string) (*owner, error) {
+func tryAcquire(path, what string) (*owner, error) {
 	file, err := openLock(path)
 	if err != nil {
 		return nil, fmt.Errorf("open the owner's lock: %w", err)
@@ -48,7 +82,7 @@ func tryAcquire(path string) (*owner, error) {
 	}
 	if err := file.Truncate(0); err == nil {
 		// A lock file made by another user may be locked though not written; the id in it is a courtesy.
-		_, _ = fmt.Fprintf(file, "%d\n", os.Getpid())
+		_, _ = fmt.Fprintf(file, "%d%s\n", os.Getpid(), what)
 	}
 	return &owner{file: file}, nil
 }
@@ -66,6 +100,9 @@ func openLock(path string) (*os.File, error) {
 func lockError(path, holder string, err error) error {
 	if !errors.Is(err, syscall.EWOULDBLOCK) {
 		return fmt.Errorf("lock %s: %w", path, err)
+	}
+	if pid, ok := strings.CutSuffix(holder, removing); ok {
+		return fmt.Errorf("%w by process %s, which holds %s", errRemoving, pid, path)
 	}
 	if holder != "" {
 		return fmt.Errorf("%w: process %s holds %s", ErrOwned, holder, path)

@@ -70,7 +70,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err := p.open(); err != nil {
 		return nil, err
 	}
-	own, err := acquire(p.lockPath())
+	own, err := acquire(ctx, p.lockPath(), "")
 	if err != nil {
 		return nil, err
 	}
