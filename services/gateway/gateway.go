@@ -185,9 +185,7 @@ func New(_ context.Context, cfg Config) (_ *Gateway, err error) {
 		}
 		return err
 	}
-	if g.sessions, err = session.New(sessions, routing, signer, forward.AssertionMetadata, open, cfg.Logger); err != nil {
-		return nil, err
-	}
+	g.sessions = session.New(sessions, routing, signer, forward.AssertionMetadata, open, cfg.Logger)
 	if g.keeper != nil {
 		g.keeper.routes, g.keeper.sessions = g.routes, g.sessions
 		g.keeper.restore()

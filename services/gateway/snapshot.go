@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -207,18 +208,26 @@ func (k *keeper) knows() bool {
 
 // due tells whether it is time to write.
 func (k *keeper) due() bool {
-	since := time.Since(k.began)
-	if !k.knows() || since < writePause*k.took {
+	if !k.knows() {
 		return false
 	}
-	newest, closing := k.routes.Sequence()
+	image := k.routes.Image()
+	_, closing := k.routes.Sequence()
+	return time.Since(k.began) >= max(k.last.pause(written{image.Sequence, image.Fresh, k.sessions.Keys()}, closing), writePause*k.took)
+}
+
+// pause is how long after the last write began the next is due, as something else is known now and the latest that closed
+// a company or ended a credential has a sequence number.
+func (w written) pause(now written, closing int64) time.Duration {
 	switch {
-	case closing > k.last.sequence && since >= writeSoon:
-		return true
-	case (newest != k.last.sequence || !proto.Equal(k.sessions.Keys(), k.last.keys)) && since >= writeLater:
-		return true
+	case closing > w.sequence:
+		return writeSoon
+	case now.sequence != w.sequence || !proto.Equal(now.keys, w.keys):
+		return writeLater
+	case now.fresh.After(w.fresh):
+		return writeAnyway
 	default:
-		return k.routes.Image().Fresh.After(k.last.fresh) && since >= writeAnyway
+		return math.MaxInt64
 	}
 }
 

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -36,8 +37,7 @@ func (d disk) keeper(t testing.TB) (*keeper, *observer.ObservedLogs) {
 	signer, err := token.NewSigner()
 	require.NoError(t, err)
 	k.routes = routes.New(nil, "one", routes.Events{}, zap.NewNop())
-	k.sessions, err = session.New(nil, nil, signer, "assertion", nil, zap.NewNop())
-	require.NoError(t, err)
+	k.sessions = session.New(nil, nil, signer, "assertion", nil, zap.NewNop())
 	t.Cleanup(func() { _ = k.close() }) // Some are closed by then.
 	return k, log
 }
@@ -175,6 +175,28 @@ func TestAKeeperDoesNotWriteWhatTheRegistryHasNotTold(t *testing.T) {
 	k.learn(t, 1)
 	k.routes.Settle()
 	require.False(t, k.due(), "what is known is what is on the disk")
+}
+
+func TestASnapshotIsWrittenTheSoonerTheMoreItMatters(t *testing.T) {
+	t.Parallel()
+	at := time.Now()
+	keys, others := &registryv1.GetJwksResponse{}, &registryv1.GetJwksResponse{Keys: []*registryv1.JsonWebKey{{Kid: "new"}}}
+	last := written{sequence: 7, fresh: at, keys: keys}
+	for _, c := range []struct {
+		what    string
+		now     written
+		closing int64
+		want    time.Duration
+	}{
+		{"nothing is new, nor was anything heard", written{7, at, keys}, 7, math.MaxInt64},
+		{"the registry said that nothing is new", written{7, at.Add(1), keys}, 7, 2 * time.Minute},
+		{"a company moved", written{8, at.Add(1), keys}, 7, 5 * time.Second},
+		{"there is another key", written{7, at, others}, 7, 5 * time.Second},
+		{"another registry counts from the start", written{3, at.Add(1), keys}, 2, 5 * time.Second},
+		{"a session was revoked", written{9, at.Add(1), keys}, 8, time.Second},
+	} {
+		require.Equal(t, c.want, last.pause(c.now, c.closing), c.what)
+	}
 }
 
 // BenchmarkAMillionRoutes writes, and reads, a million routes.

@@ -176,14 +176,14 @@ func requireFault(t *testing.T, err error, code codes.Code, reason string) *faul
 	return f
 }
 
-// atOnce makes calls whose work on a company waits until all of them do: each began before any of them had an effect. They
-// queue for it in their order.
+// atOnce makes calls whose work on a company waits until all of them do: each began before any of them had an effect.
 func (s *system) atOnce(company string, calls ...func() error) []error {
 	s.t.Helper()
 	return s.queued("SELECT FROM companies WHERE id = $1 FOR UPDATE", company, calls...)
 }
 
-// queued is atOnce for what the lock of a statement has wait.
+// queued is atOnce for what the lock of a statement has wait. The first is the first to have it; if that changes the row, the
+// others look for what it is now, and are seldom in another order then.
 func (s *system) queued(lock, of string, calls ...func() error) []error {
 	s.t.Helper()
 	conn, err := pgx.Connect(s.t.Context(), s.dsn)

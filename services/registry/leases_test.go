@@ -24,6 +24,7 @@ type copyOf struct {
 	instance, lease      string
 	number               int64
 	share, open, waiting int32
+	warm                 int32
 }
 
 func (s *system) gateway(instance string) *copyOf {
@@ -33,7 +34,7 @@ func (s *system) gateway(instance string) *copyOf {
 
 func (c *copyOf) request() *registryv1.HeartbeatRequest {
 	return &registryv1.HeartbeatRequest{Instance: c.instance, LeaseId: c.lease, Beat: c.number, LongestCall: durationpb.New(longestCall),
-		Clusters: []*registryv1.ClusterUse{{Cluster: "local", Share: c.share, Open: c.open, Used: c.open, Waiting: c.waiting}}}
+		Clusters: []*registryv1.ClusterUse{{Cluster: "local", Share: c.share, Open: c.open, Used: c.open, Waiting: c.waiting, Warm: c.warm}}}
 }
 
 // beat makes a heartbeat and returns the share, which the copy keeps to.
@@ -101,6 +102,21 @@ func TestGatewaysShareABudgetAndGetOnlyWhatAnotherHasClosed(t *testing.T) {
 		require.LessOrEqual(t, a.share+b.share, int32(11))
 	}
 	require.EqualValues(t, 11, a.share+b.share)
+}
+
+func TestAnIdleGatewayLeavesTheConnectionsThatAnothersTenantsComeBackTo(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.budget(100)
+	busy, idle := s.gateway("busy"), s.gateway("idle")
+	busy.warm = 60
+	for range 5 {
+		busy.beat()
+		idle.beat()
+	}
+	require.Greater(t, busy.share, int32(60))
+	require.GreaterOrEqual(t, idle.share, int32(10), "what nobody needs is for both")
+	require.Equal(t, []string{"60"}, s.query("SELECT warm FROM gateway_shares WHERE lease_id = $1", busy.lease))
 }
 
 func TestAGatewayThatDiedGivesItsShareBackInTwoSteps(t *testing.T) {

@@ -100,7 +100,7 @@ type Budget struct {
 }
 
 // use is how a cluster's share is used.
-type use struct{ share, open, used, waiting int }
+type use struct{ share, open, used, waiting, warm int }
 
 // held is how many connections the registry counts as this gateway's, if it knows that.
 func (u use) held() int { return max(u.share, u.open) }
@@ -203,7 +203,7 @@ func (b *Budget) Leave(ctx context.Context) {
 func (b *Budget) uses() map[string]use {
 	uses := map[string]use{}
 	for name, s := range b.cfg.Pools.Stats() {
-		uses[name] = use{open: s.Open, used: s.Used, waiting: s.Waiting}
+		uses[name] = use{open: s.Open, used: s.Used, waiting: s.Waiting, warm: s.Warm}
 	}
 	for name, s := range b.Shares() {
 		u := uses[name]
@@ -239,7 +239,7 @@ func (b *Budget) send(ctx context.Context, uses map[string]use, leaving bool) {
 		if u == (use{}) {
 			continue
 		}
-		r.Clusters = append(r.Clusters, &registryv1.ClusterUse{Cluster: name, Share: int32(u.share), Open: int32(u.open), Used: int32(u.used), Waiting: int32(u.waiting)})
+		r.Clusters = append(r.Clusters, &registryv1.ClusterUse{Cluster: name, Share: int32(u.share), Open: int32(u.open), Used: int32(u.used), Waiting: int32(u.waiting), Warm: int32(u.warm)})
 	}
 	sent := time.Now()
 	// Nothing may be waited for when it is time for less.

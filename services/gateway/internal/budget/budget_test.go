@@ -141,7 +141,7 @@ func TestSharesAreThereAtOnceAndAskedForEachSecond(t *testing.T) {
 		require.Equal(t, 35*time.Second, first[0].request.GetLongestCall().AsDuration())
 		require.Empty(t, first[0].request.GetClusters())
 
-		w.change(func() { w.stats["a"] = conns.Stats{Open: 5, Used: 3, Waiting: 0} })
+		w.change(func() { w.stats["a"] = conns.Stats{Open: 5, Used: 3, Waiting: 0, Warm: 2} })
 		pass(10 * time.Second)
 		more := w.sent()
 		require.Len(t, more, 10)
@@ -149,7 +149,7 @@ func TestSharesAreThereAtOnceAndAskedForEachSecond(t *testing.T) {
 			require.EqualValues(t, i+2, m.request.GetBeat())
 			require.Equal(t, first[0].request.GetLeaseId(), m.request.GetLeaseId())
 			u := m.request.GetClusters()[0]
-			require.Equal(t, []int32{6, 5, 3, 0}, []int32{u.GetShare(), u.GetOpen(), u.GetUsed(), u.GetWaiting()})
+			require.Equal(t, []int32{6, 5, 3, 0, 2}, []int32{u.GetShare(), u.GetOpen(), u.GetUsed(), u.GetWaiting(), u.GetWarm()})
 		}
 		w.change(func() { w.grants = map[string]int32{"a": 4, "b": 9} })
 		pass(time.Second)

@@ -39,6 +39,8 @@ type cluster struct {
 	backingOff bool  // after such a failure
 	sweeping   bool  // idle connections are being checked
 
+	displaced recent // connections that made room for others
+
 	granted, timeouts, dials, dialFailures uint64
 }
 

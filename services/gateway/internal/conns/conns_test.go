@@ -122,6 +122,40 @@ func TestTheLeastRecentlyUsedConnectionMakesRoom(t *testing.T) {
 	})
 }
 
+func TestConnectionsUsedLatelyAreWarmAlsoWhenTheyMadeRoom(t *testing.T) {
+	t.Parallel()
+	inBubble(t, 2, Config{IdleTimeout: time.Hour}, func(t bubble) {
+		warm := func() int { return t.pools.Stats()["a"].Warm }
+		a, b := t.must(targetOf(1, 2)), t.must(targetOf(2, 2))
+		require.Zero(t, warm(), "those in use are told of as such")
+		give(a)
+		give(b)
+		require.Equal(t, 2, warm())
+		time.Sleep(9 * time.Second)
+		c := t.must(targetOf(3, 2))
+		require.Equal(t, 2, warm(), "one idle, one that made room just now")
+		time.Sleep(1500 * time.Millisecond)
+		require.Equal(t, 0, warm(), "what is idle was not used for ten seconds, and what made room is not wanted again")
+		d := t.must(targetOf(4, 2))
+		require.Equal(t, 0, warm(), "nobody used lately what made room")
+		give(c)
+		give(d)
+	})
+}
+
+func TestWhatHappensInASecondIsCountedByIt(t *testing.T) {
+	t.Parallel()
+	var r recent
+	begun := time.Now()
+	for i := range 40 { // Twenty a second.
+		r.add(begun.Add(time.Duration(i) * 50 * time.Millisecond))
+	}
+	require.Equal(t, 20, r.lastSecond(begun.Add(1999*time.Millisecond)))
+	require.Equal(t, 10, r.lastSecond(begun.Add(2500*time.Millisecond)))
+	require.Equal(t, 0, r.lastSecond(begun.Add(3*time.Second)))
+	require.Equal(t, 0, r.lastSecond(begun.Add(time.Hour)))
+}
+
 // come begins a call of each tenant, in that order, and returns a function that waits for the next of them to be served
 // and says which. It fails if another is served beside it.
 func (b bubble) come(budget int, tenants ...byte) (next func() (byte, *Conn)) {

@@ -14,12 +14,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/tenantry/tenantry/services/gateway/internal/pgsession"
 	"github.com/tenantry/tenantry/services/internal/credential"
+	"github.com/tenantry/tenantry/services/internal/pg"
 	"github.com/tenantry/tenantry/services/internal/tenant"
 )
 
@@ -58,7 +60,27 @@ func newDialer(c Config) dialer {
 	}
 }
 
+// dial connects with the password of the target's version and, where that is refused, with that of the next and of the one
+// before: while a password is rotated, the server and the route do not change at the same time.
 func (d dialer) dial(ctx context.Context, target Target) (link, error) {
+	var first error // why the password that should be in force was not taken
+	for _, version := range []int32{target.PasswordVersion, target.PasswordVersion + 1, target.PasswordVersion - 1} {
+		if first != nil && (version < credential.FirstPasswordVersion || pg.Code(first) != pgerrcode.InvalidPassword) {
+			break
+		}
+		target.PasswordVersion = version
+		l, err := d.connect(ctx, target)
+		if err == nil {
+			return l, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, first
+}
+
+func (d dialer) connect(ctx context.Context, target Target) (*pgLink, error) {
 	cfg, err := d.config(target)
 	if err != nil {
 		return nil, err

@@ -200,6 +200,28 @@ func TestAConnectionLeftInTheMiddleOfSomethingIsClosedAndItsStatementEnds(t *tes
 	next.Release()
 }
 
+func TestAPasswordThatIsBeingRotatedIsFoundOnEitherSide(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, pgtest.Server(t))
+	target := s.tenant(t)
+	name := tenant.DatabaseName(target.DatabaseID)
+	password, err := s.key.RolePassword(target.DatabaseID, 4)
+	require.NoError(t, err)
+	s.admin(t, "postgres", "ALTER ROLE "+name+" PASSWORD '"+password+"'")
+	for version, found := range map[int32]bool{2: false, 3: true, 4: true, 5: true, 6: false} {
+		target.PasswordVersion = version
+		s.pools.Drain(target.DatabaseID)
+		c, err := s.pools.Acquire(t.Context(), target)
+		if !found {
+			require.Equal(t, "28P01", pg.Code(err), "version %d", version)
+			require.True(t, fault.HasReason(err, fault.DatabaseUnavailable), err)
+			continue
+		}
+		require.NoError(t, err, "version %d", version)
+		c.Release()
+	}
+}
+
 func TestATenantThatTheServerDoesNotLetInIsToldAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, pgtest.Server(t))
@@ -212,7 +234,7 @@ func TestATenantThatTheServerDoesNotLetInIsToldAtOnce(t *testing.T) {
 		require.True(t, fault.HasReason(err, fault.DatabaseUnavailable), err)
 	}
 	other := target
-	other.PasswordVersion = 2
+	other.PasswordVersion = 3
 	refused("28P01", other)
 	s.admin(t, "postgres", "ALTER DATABASE "+name+" RENAME TO "+name+"_away")
 	refused("3D000", target)
@@ -229,7 +251,7 @@ func TestAServerThatIsGoneOrLetsNobodyInIsUnavailable(t *testing.T) {
 	s := newSite(t, pgtest.Server(t))
 	target := s.tenant(t)
 	wrong := target
-	wrong.PasswordVersion = 2
+	wrong.PasswordVersion = 3
 	_, err := s.pools.Acquire(t.Context(), wrong)
 	require.True(t, fault.HasReason(err, fault.DatabaseUnavailable), err)
 	require.Equal(t, "28P01", pg.Code(err))

@@ -169,6 +169,7 @@ func (c *cluster) grant(t *tenantConns, w *waiter) (grant, bool) {
 	default:
 		g.victim = c.idle.first
 		c.unidle(g.victim)
+		c.displace(g.victim)
 		c.forget(g.victim.tenant)
 	}
 	c.dialing++

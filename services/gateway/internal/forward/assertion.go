@@ -1,14 +1,13 @@
 package forward
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/maypok86/otter/v2"
 	"google.golang.org/grpc/codes"
 
+	"github.com/tenantry/tenantry/services/gateway/internal/cache"
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/identity"
 	"github.com/tenantry/tenantry/services/internal/token"
@@ -35,18 +34,12 @@ type subject struct {
 // assertions signs them and keeps those that can be used again.
 type assertions struct {
 	signer *token.Signer
-	recent *otter.Cache[subject, string]
+	recent cache.Cache[subject, string]
 }
 
-func newAssertions(signer *token.Signer) (*assertions, error) {
-	recent, err := otter.New(&otter.Options[subject, string]{
-		MaximumSize:      assertionsKept,
-		ExpiryCalculator: otter.ExpiryWriting[subject, string](assertionReuse),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("forward: %w", err)
-	}
-	return &assertions{signer: signer, recent: recent}, nil
+func newAssertions(signer *token.Signer) *assertions {
+	life := func(string) time.Duration { return assertionReuse }
+	return &assertions{signer: signer, recent: cache.New[subject](cache.Options[string]{Most: assertionsKept, Life: life})}
 }
 
 // of returns an assertion of the caller for an upstream.
@@ -56,7 +49,7 @@ func (a *assertions) of(c identity.Caller, audience string) (string, error) {
 			"forwarded calls are made for a company, and %s acts for none", c.Actor())
 	}
 	key := subject{c.CompanyID, c.UserID, c.SessionID, c.APIKeyID, strings.Join(c.Roles, rolesSeparation), audience}
-	if signed, ok := a.recent.GetIfPresent(key); ok {
+	if signed, ok := a.recent.Get(key); ok {
 		return signed, nil
 	}
 	signed, err := a.signer.SignAssertion(token.Claims{
@@ -70,4 +63,4 @@ func (a *assertions) of(c identity.Caller, audience string) (string, error) {
 	return signed, nil
 }
 
-func (a *assertions) close() { a.recent.StopAllGoroutines() }
+func (a *assertions) close() { a.recent.Close() }

@@ -53,11 +53,7 @@ type Forwarder struct {
 
 // New returns a forwarder to these upstreams, which shows them the gateway's certificate and asks for theirs.
 func New(upstreams []Upstream, files rpc.TLS, signer *token.Signer, log *zap.Logger) (*Forwarder, error) {
-	signed, err := newAssertions(signer)
-	if err != nil {
-		return nil, err
-	}
-	f := &Forwarder{files: files, log: log, assertions: signed, crew: newCrew(), closed: make(chan struct{})}
+	f := &Forwarder{files: files, log: log, assertions: newAssertions(signer), crew: newCrew(), closed: make(chan struct{})}
 	f.services.Store(&map[string]*upstream{})
 	if _, err := f.Use(upstreams); err != nil {
 		f.Close()

@@ -91,6 +91,7 @@ func (u *upstream) StreamingOutputCall(r *testpb.StreamingOutputCallRequest, out
 		close(u.begun)
 		<-out.Context().Done()
 		close(u.ended)
+		return out.Context().Err() // As any server does: its own clock may tell it before the gateway's.
 	}
 	return nil
 }
@@ -179,7 +180,7 @@ func serve(t testing.TB, log *zap.Logger, authority *pki.Authority, name string,
 ) (string, func()) {
 	t.Helper()
 	s, err := rpc.NewServer(rpc.Config{Name: name, TLS: tlsOf(t, authority, name), Access: access, Authenticate: authenticate,
-		Logger: log, Options: options, Grace: time.Second})
+		Logger: log, Options: options, Grace: patience})
 	require.NoError(t, err)
 	register(s)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	_ "google.golang.org/grpc/health" // Upstreams are asked how they are.
 	"google.golang.org/grpc/status"
@@ -36,9 +35,6 @@ const (
 	// opens is how often a call that no connection would take is tried, and openPause about how long it waits in between.
 	opens     = 6
 	openPause = 50 * time.Millisecond
-	// connectTimeout is how long one attempt to connect may take, and reconnectIn the longest pause between two.
-	connectTimeout = 10 * time.Second
-	reconnectIn    = 5 * time.Second
 	// busyFor is after which time a caller may try again who found too many calls under way.
 	busyFor = 100 * time.Millisecond
 )
@@ -71,9 +67,7 @@ func dial(u Upstream, files rpc.TLS) (*upstream, error) {
 	for range u.Connections {
 		conn, err := rpc.Dial(target.String(), files, grpc.WithResolvers(resolution(u.Addresses)), grpc.WithDefaultServiceConfig(config),
 			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(Codec()), grpc.MaxCallRecvMsgSize(u.MaxMessageBytes)),
-			grpc.WithStaticStreamWindowSize(streamWindow), grpc.WithStaticConnWindowSize(connWindow),
-			grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: connectTimeout,
-				Backoff: backoff.Config{BaseDelay: openPause, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectIn}}))
+			grpc.WithStaticStreamWindowSize(streamWindow), grpc.WithStaticConnWindowSize(connWindow))
 		if err != nil {
 			return nil, errors.Join(err, up.close())
 		}

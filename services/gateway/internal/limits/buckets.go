@@ -1,15 +1,14 @@
 package limits
 
 import (
-	"fmt"
 	"math"
 	"sync/atomic"
 	"time"
 
-	"github.com/maypok86/otter/v2"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 
+	"github.com/tenantry/tenantry/services/gateway/internal/cache"
 	"github.com/tenantry/tenantry/services/internal/fault"
 )
 
@@ -26,34 +25,26 @@ type buckets[K comparable] struct {
 	name    string // of the limit, in errors' metadata
 	rate    rate.Limit
 	burst   int
-	known   *otter.Cache[K, *rate.Limiter]
+	known   cache.Cache[K, *rate.Limiter]
 	refused atomic.Uint64
 }
 
 // newBuckets returns at most so many buckets that fill at a rate and hold what some seconds of it give; nil for a rate of 0.
-func newBuckets[K comparable](name string, perSecond float64, seconds, kept int) (*buckets[K], error) {
+func newBuckets[K comparable](name string, perSecond float64, seconds, kept int) *buckets[K] {
 	if perSecond == 0 {
-		return nil, nil //nolint:nilnil // Nil limits nothing.
+		return nil
 	}
 	b := &buckets[K]{name: name, rate: rate.Limit(perSecond), burst: int(max(1, perSecond*float64(seconds)))}
 	filled := time.Duration(math.Min(float64(b.burst)/perSecond*float64(time.Second), math.MaxInt64/2))
-	var err error
-	b.known, err = otter.New(&otter.Options[K, *rate.Limiter]{
-		MaximumSize:      kept,
-		ExpiryCalculator: otter.ExpiryAccessing[K, *rate.Limiter](max(filled, idleLife)),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("limits: %w", err)
-	}
-	return b, nil
+	b.known = cache.New[K](cache.Options[*rate.Limiter]{Most: kept, Idle: max(filled, idleLife)})
+	return b
 }
 
 func (b *buckets[K]) of(key K) *rate.Limiter {
-	if l, ok := b.known.GetIfPresent(key); ok {
+	if l, ok := b.known.Get(key); ok {
 		return l
 	}
-	l, _ := b.known.SetIfAbsent(key, rate.NewLimiter(b.rate, b.burst))
-	return l
+	return b.known.GetOrSet(key, rate.NewLimiter(b.rate, b.burst))
 }
 
 // take takes a token, if there is one now. Without one it returns RESOURCE_EXHAUSTED `RATE_LIMITED`, with the time until there is one.
@@ -80,7 +71,7 @@ func (b *buckets[K]) check(key K) error {
 	if b == nil {
 		return nil
 	}
-	l, ok := b.known.GetIfPresent(key)
+	l, ok := b.known.Get(key)
 	if !ok {
 		return nil
 	}
@@ -108,6 +99,6 @@ func (b *buckets[K]) refusals() uint64 {
 
 func (b *buckets[K]) close() {
 	if b != nil {
-		b.known.StopAllGoroutines()
+		b.known.Close()
 	}
 }

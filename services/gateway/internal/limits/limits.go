@@ -8,7 +8,6 @@ package limits
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -85,16 +84,14 @@ func New(cfg Config) (*Limits, error) {
 	if err := cfg.Check(); err != nil || cfg == (Config{}) {
 		return nil, err
 	}
-	companies, err1 := newBuckets[uuid.UUID]("company", cfg.PerCompany, burst, bucketsKept)
-	credentials, err2 := newBuckets[credential]("credential", cfg.PerCredential, burst, bucketsKept)
-	open, err3 := newBuckets[netip.Addr]("address", cfg.PerAddress, addressBurst, bucketsKept)
-	guesses, err4 := newBuckets[netip.Addr]("address", cfg.PerAddress, addressBurst, bucketsKept)
-	l := &Limits{companies, credentials, open, guesses, newInFlight(cfg.MaxInFlight), newPacing(cfg.Pacing)}
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
-		l.Close()
-		return nil, err
-	}
-	return l, nil
+	return &Limits{
+		companies:   newBuckets[uuid.UUID]("company", cfg.PerCompany, burst, bucketsKept),
+		credentials: newBuckets[credential]("credential", cfg.PerCredential, burst, bucketsKept),
+		open:        newBuckets[netip.Addr]("address", cfg.PerAddress, addressBurst, bucketsKept),
+		guesses:     newBuckets[netip.Addr]("address", cfg.PerAddress, addressBurst, bucketsKept),
+		inFlight:    newInFlight(cfg.MaxInFlight),
+		pacing:      newPacing(cfg.Pacing),
+	}, nil
 }
 
 // Run adapts to the gateway's load until the context ends.

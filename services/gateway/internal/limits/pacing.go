@@ -2,16 +2,11 @@ package limits
 
 import (
 	"context"
-	"math/rand/v2"
 	"runtime"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/time/rate"
-	"google.golang.org/grpc/codes"
-
-	"github.com/tenantry/tenantry/services/internal/fault"
 )
 
 // pacing slows down whoever makes most of the calls while others wait for processors because of it. Nil slows nobody.
@@ -25,8 +20,10 @@ import (
 // A company is slowed that makes more calls than all others together. One that is alone goes as fast as it can, and where
 // many call much nobody is slowed: that is overload, and shedding's matter.
 // The rate is found by additive increase and multiplicative decrease, as inFlight's number is: an interval in which one
-// wait of ten was above paceTarget takes a tenth off, any other adds a fiftieth of the rate of all calls. It never falls
-// below leastPace for each processor, nor because of waits that the gateway is not the cause of.
+// wait of ten was above paceTarget takes a tenth off, any other adds up to a fiftieth of the rate of all calls: less, the
+// shorter ago the rate fell, so that it stays for long where there was just enough for all (as that of Ha, Rhee and Xu,
+// "CUBIC: A New TCP-Friendly High-Speed TCP Variant", 2008). It never falls below leastPace for each processor, nor because
+// of waits that the gateway is not the cause of.
 type pacing struct {
 	least float64 // calls a second that any company may make
 
@@ -39,10 +36,13 @@ type pacing struct {
 // pace is that of one company.
 type pace struct {
 	calls int     // since the last tick
+	last  float64 // calls a second in the interval before that
 	rate  float64 // of calls a second, over the last second or so
 	quiet int     // ticks since the last call
-	// limiter is what its calls wait for; nil while it is not slowed.
-	limiter *rate.Limiter
+	// turns are what its calls wait for; nil while it is not slowed.
+	turns *turns
+	// fell is how many ticks ago its turns became fewer.
+	fell int
 	// eager is how many ticks ago a call had to wait.
 	eager int
 }
@@ -50,7 +50,7 @@ type pace struct {
 const (
 	// paceTarget is what one wait of ten may be: some times what it is while there is a processor for all, and a tenth of
 	// what it is when there is none.
-	paceTarget = time.Millisecond
+	paceTarget = 500 * time.Microsecond
 	// leastPace is how many calls a second any company may make, for each processor: where that is too much, something else
 	// keeps the processors busy.
 	leastPace = 250
@@ -62,8 +62,10 @@ const (
 	smoothing = 0.3
 	// longestPause is how long a call may wait for its turn.
 	longestPause = time.Second
-	// atOnce is the time whose calls may begin at once, since calls come in bunches and timers are not that fine.
-	atOnce = 10 * time.Millisecond
+	// steepest is by which part of the rate of all calls a rate grows in an interval at most, and steepAfter how many
+	// intervals after it fell that is.
+	steepest   = 0.02
+	steepAfter = 9 * int(time.Second/interval)
 	// givenUp is after how many ticks without a call that waited a company is not slowed any more.
 	givenUp = 2 * int(time.Second/interval)
 )
@@ -81,30 +83,23 @@ func (p *pacing) wait(ctx context.Context, company uuid.UUID) error {
 	if p == nil {
 		return nil
 	}
-	turn, pause := p.arrive(company, time.Now())
-	switch {
-	case pause == 0:
+	t := p.arrive(company)
+	if t == nil {
 		return nil
-	case pause > longestPause:
-		turn.Cancel()
-		p.count(&p.refused)
-		return fault.New(codes.Unavailable, fault.Overloaded, "the company makes most of the calls here, and more of them wait than can begin soon; this one was not begun").
-			RetryIn(pause/2 + rand.N(pause))
 	}
-	p.count(&p.delayed)
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
 	select {
-	case <-timer.C:
-		return nil
+	case err := <-t.granted:
+		return err
 	case <-ctx.Done():
-		turn.Cancel()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		t.leave()
 		return ctx.Err()
 	}
 }
 
-// arrive counts a call and tells how long it has to wait; not at all where there is no turn.
-func (p *pacing) arrive(company uuid.UUID, now time.Time) (turn *rate.Reservation, pause time.Duration) {
+// arrive counts a call and returns what it has to wait for; nil means nothing.
+func (p *pacing) arrive(company uuid.UUID) *turn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c := p.companies[company]
@@ -113,20 +108,19 @@ func (p *pacing) arrive(company uuid.UUID, now time.Time) (turn *rate.Reservatio
 		p.companies[company] = c
 	}
 	c.calls++
-	if c.limiter == nil {
-		return nil, 0
+	if c.turns == nil {
+		return nil
 	}
-	turn = c.limiter.ReserveN(now, 1)
-	if pause = turn.DelayFrom(now); pause > 0 {
-		c.eager = 0
+	t := c.turns.take()
+	if t == nil {
+		return nil
 	}
-	return turn, pause
-}
-
-func (p *pacing) count(n *uint64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	*n++
+	c.eager = 0
+	p.refused += uint64(c.turns.shorten())
+	if t.element != nil {
+		p.delayed++ // It is not the one that was refused.
+	}
+	return t
 }
 
 // observe sets the rates by the load in the last interval.
@@ -149,14 +143,24 @@ func (p *pacing) observe(now load) {
 	alone := len(p.companies) == 1
 	for _, c := range p.companies {
 		switch {
-		case c.limiter != nil && (alone || c.eager > givenUp):
-			c.limiter = nil
+		case c.turns != nil && (alone || c.eager > givenUp):
+			c.turns.end()
+			c.turns = nil
 		case late && !alone && c.rate > total/2:
-			c.slow(max(p.least, decrease*c.now()))
-		case !late && c.limiter != nil:
-			c.slow(float64(c.limiter.Limit()) + total/50)
+			p.slow(c, max(p.least, decrease*c.now()))
+			c.fell = 0
+		case !late && c.turns != nil:
+			p.slow(c, c.turns.rate+total*steepest*min(1, float64(c.fell)/float64(steepAfter)))
 		}
 	}
+}
+
+// slow lets the calls of a company begin at a rate.
+func (p *pacing) slow(c *pace, perSecond float64) {
+	if c.turns == nil {
+		c.turns, c.eager = newTurns(&p.mu), 0
+	}
+	p.refused += uint64(c.turns.setRate(perSecond))
 }
 
 // tick takes in the last interval.
@@ -165,26 +169,19 @@ func (c *pace) tick() {
 	if c.calls > 0 {
 		c.quiet = 0
 	}
-	c.rate += smoothing * (float64(c.calls)/interval.Seconds() - c.rate)
+	c.last = float64(c.calls) / interval.Seconds()
+	c.rate += smoothing * (c.last - c.rate)
 	c.calls = 0
 	c.eager++
+	c.fell++
 }
 
 // now is at which rate its calls begin.
 func (c *pace) now() float64 {
-	if c.limiter == nil {
-		return c.rate
+	if c.turns == nil {
+		return max(c.last, c.rate)
 	}
-	return min(c.rate, float64(c.limiter.Limit()))
-}
-
-// slow lets its calls begin at a rate.
-func (c *pace) slow(perSecond float64) {
-	if c.limiter == nil {
-		c.limiter, c.eager = rate.NewLimiter(rate.Limit(perSecond), 1), 0
-	}
-	c.limiter.SetLimit(rate.Limit(perSecond))
-	c.limiter.SetBurst(max(1, int(perSecond*atOnce.Seconds())))
+	return min(c.rate, c.turns.rate)
 }
 
 // stats are how many companies are slowed now, and how many calls had to wait and were refused so far.
@@ -195,7 +192,7 @@ func (p *pacing) stats() (slowed int, delayed, refused uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.companies {
-		if c.limiter != nil {
+		if c.turns != nil {
 			slowed++
 		}
 	}

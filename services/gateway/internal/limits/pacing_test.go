@@ -112,6 +112,38 @@ func TestWhoMakesMostOfTheCallsIsSlowedForAsLongAsOthersWaitForIt(t *testing.T) 
 	})
 }
 
+func TestAFloodThatJustBeganIsSlowedFromWhatItMakesAndNotFromItsAverage(t *testing.T) {
+	t.Parallel()
+	simulate(t, 500, func(ctx context.Context, m *machine) {
+		m.quiet(ctx, t, 5)
+		m.run(10)
+		flood := uuid.New()
+		m.callers(ctx, 20, flood)
+		m.run(1)
+		require.InDelta(t, decrease*2000, m.companies[flood].turns.rate, 200)
+	})
+}
+
+func TestARateStaysForLongWhereThereWasJustEnough(t *testing.T) {
+	t.Parallel()
+	simulate(t, 500, func(ctx context.Context, m *machine) {
+		m.callers(ctx, 20, uuid.New())
+		m.quiet(ctx, t, 5)
+		m.run(100)
+		late := 0
+		for range 300 {
+			m.run(1)
+			for _, c := range m.companies {
+				if c.turns != nil && c.fell == 0 {
+					late++
+				}
+			}
+		}
+		require.Positive(t, late)
+		require.LessOrEqual(t, late, 15, "of 300 intervals")
+	})
+}
+
 func TestNobodyIsSlowedWhereAllCallAsMuch(t *testing.T) {
 	t.Parallel()
 	simulate(t, 500, func(ctx context.Context, m *machine) {
@@ -176,7 +208,7 @@ func TestTurnsAreTakenInOrderGivenBackAndNotWaitedForTooLong(t *testing.T) {
 		defer l.Close()
 		company := uuid.New()
 		c := &pace{}
-		c.slow(10)
+		l.pacing.slow(c, 10)
 		l.pacing.companies[company] = c
 		begun := time.Now()
 		require.NoError(t, l.Begin(t.Context(), user(company)))
@@ -201,8 +233,9 @@ func TestTurnsAreTakenInOrderGivenBackAndNotWaitedForTooLong(t *testing.T) {
 		got := fault.From(l.Begin(t.Context(), user(company)))
 		require.Equal(t, codes.Unavailable, got.Code)
 		require.Equal(t, fault.Overloaded, got.Reason)
-		require.InDelta(t, 1.1, got.RetryAfter.Seconds(), 0.56)
+		require.InDelta(t, 1, got.RetryAfter.Seconds(), 0.5)
 		require.Equal(t, uint64(1), l.Stats().Pacing)
+		require.Equal(t, uint64(12), l.Stats().Delayed, "what was refused did not wait")
 		for i := range cap(began) {
 			require.Equal(t, i, <-began)
 		}

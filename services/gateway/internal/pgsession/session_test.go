@@ -75,7 +75,7 @@ func connect(tb testing.TB, dsn string) (*Session, *pgconn.PgConn) {
 			_ = conn.Close(ctx)
 		})
 	}
-	return New(conns[0], &pgconn.CancelRequestContextWatcherHandler{Conn: conns[0], DeadlineDelay: time.Second}), conns[1]
+	return New(conns[0], &pgconn.CancelRequestContextWatcherHandler{Conn: conns[0], DeadlineDelay: time.Minute}), conns[1]
 }
 
 // run runs statements as one call and resets the session after it, as package conns does.
@@ -177,7 +177,7 @@ func TestATransactionWithSettingsIsSentAtOnce(t *testing.T) {
 		defer cancel()
 		require.NoError(t, conn.Close(ctx))
 	})
-	s := New(conn, &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: time.Second})
+	s := New(conn, &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: time.Minute})
 	for range 2 {
 		before := wire.writes
 		call := Call{Begin: "BEGIN READ ONLY", Settings: [][2]string{{"tenantry.user_id", "u"}}, End: "COMMIT", Statements: []Statement{statement("SELECT current_setting('tenantry.user_id')")}}

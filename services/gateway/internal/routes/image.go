@@ -72,9 +72,10 @@ func (t *Table) Restore(i *Image) {
 func (t *Table) Settle() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.makeReady() {
+	if !t.isReady() {
 		t.log.Warn("the registry is away: serving with the routes of a snapshot", zap.Duration("age", t.Age()))
 	}
+	t.makeReady()
 }
 
 // Restored tells whether what is known is still what Restore put there: the registry has not brought it up to date.
@@ -94,14 +95,20 @@ func (t *Table) Lag() int64 {
 // credential.
 func (t *Table) Sequence() (newest, closing int64) { return t.sequence.Load(), t.closing.Load() }
 
-// makeReady tells whether the table was not yet; t.mu is held.
-func (t *Table) makeReady() bool {
+// isReady tells whether the table is ready; t.mu is held.
+func (t *Table) isReady() bool {
 	select {
 	case <-t.ready:
-		return false
-	default:
-		close(t.ready)
 		return true
+	default:
+		return false
+	}
+}
+
+// makeReady makes it so; t.mu is held.
+func (t *Table) makeReady() {
+	if !t.isReady() {
+		close(t.ready)
 	}
 }
 
@@ -109,10 +116,11 @@ func (t *Table) makeReady() bool {
 func (t *Table) current() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	ready := t.makeReady()
+	// The log has it before anybody is told that the gateway is well.
 	if t.old.Swap(false) {
 		t.log.Info("the registry brought the routes of the snapshot up to date")
-	} else if ready {
+	} else if !t.isReady() {
 		t.log.Info("the routes are known")
 	}
+	t.makeReady()
 }

@@ -2,6 +2,7 @@ package routes_test
 
 import (
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
 	"runtime"
 	"strconv"
@@ -173,6 +174,25 @@ func BenchmarkByID(b *testing.B) {
 		if i++; i == many {
 			i = 0
 		}
+	}
+}
+
+// BenchmarkTwoLoads is the least that finding one of so many can take: a slot and what it points to, at random places of memory.
+func BenchmarkTwoLoads(b *testing.B) {
+	width := bits.Len(many) + 1
+	slots := make([]*routes.Route, 1<<width) // As many as the index has.
+	for i := range slots {
+		if i < many {
+			slots[i] = made(i)
+			continue
+		}
+		slots[i] = slots[i-many]
+	}
+	rand.Shuffle(len(slots), func(i, j int) { slots[i], slots[j] = slots[j], slots[i] })
+	at := uint64(1)
+	for b.Loop() {
+		r := slots[at*0x9E3779B97F4A7C15>>(64-width)] // Fibonacci hashing: Knuth, TAOCP 3, 6.4.
+		at = at*3 + uint64(r.Version)
 	}
 }
 

@@ -4,10 +4,10 @@ import (
 	"context"
 	"time"
 
-	"github.com/maypok86/otter/v2"
 	"golang.org/x/sync/singleflight"
 
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
+	"github.com/tenantry/tenantry/services/gateway/internal/cache"
 	"github.com/tenantry/tenantry/services/internal/fault"
 )
 
@@ -25,7 +25,7 @@ type resolver struct {
 	client registryv1.RouteServiceClient
 	asking singleflight.Group
 	// recent has no life of its own for its entries: that would take a goroutine.
-	recent *otter.Cache[string, answer]
+	recent cache.Cache[string, answer]
 }
 
 // answer is a company's route, nil where there is none, as the registry said at a time.
@@ -35,12 +35,12 @@ type answer struct {
 }
 
 func newResolver(client registryv1.RouteServiceClient) *resolver {
-	return &resolver{client: client, recent: otter.Must(&otter.Options[string, answer]{MaximumSize: answers})}
+	return &resolver{client: client, recent: cache.New[string](cache.Options[answer]{Most: answers})}
 }
 
 // answered is what the registry said a moment ago.
 func (s *resolver) answered(company string) (*Route, bool) {
-	a, ok := s.recent.GetIfPresent(company)
+	a, ok := s.recent.Get(company)
 	return a.route, ok && time.Since(a.at) < answerLife
 }
 

@@ -49,17 +49,16 @@ func (s *Sessions) RestoreRevoked(id uuid.UUID, until time.Time) { s.revoked.Sto
 // EachAPIKey calls f with each API key that the registry said something of that still counts: its hash, whose it is, and
 // until when, until f returns false.
 func (s *Sessions) EachAPIKey(f func(hash credential.Hash, caller *registryv1.ResolveCredentialResponse, until time.Time) bool) {
-	for hash := range s.apiKeys.Keys() {
-		e, ok := s.apiKeys.GetEntryQuietly(hash)
-		if !ok || e.Value.caller == nil {
+	for hash, e := range s.apiKeys.All() {
+		c := e.Value.caller
+		if c == nil {
 			continue
 		}
-		c := e.Value.caller
 		told := &registryv1.ResolveCredentialResponse{ApiKeyId: c.APIKeyID.String(), CompanyId: c.CompanyID.String(), Roles: c.Roles}
 		if !c.ExpiresAt.IsZero() {
 			told.ExpireTime = timestamppb.New(c.ExpiresAt)
 		}
-		if !f(hash, told, e.ExpiresAt()) {
+		if !f(hash, told, e.Until) {
 			return
 		}
 	}
@@ -75,14 +74,13 @@ func (s *Sessions) RestoreAPIKey(hash []byte, caller *registryv1.ResolveCredenti
 		return fmt.Errorf("an API key's hash: got %d bytes, want %d", len(hash), len(credential.Hash{}))
 	}
 	if left := min(time.Until(until), knownLife); left > 0 {
-		s.apiKeys.Set(credential.Hash(hash), known)
-		s.apiKeys.SetExpiresAfter(credential.Hash(hash), left)
+		s.apiKeys.SetFor(credential.Hash(hash), known, left)
 	}
 	return nil
 }
 
 // Forget forgets whose API keys are, so that each is asked about anew.
-func (s *Sessions) Forget() { s.apiKeys.InvalidateAll() }
+func (s *Sessions) Forget() { s.apiKeys.Clear() }
 
 // apiKeyOf is what the registry said of a key.
 func apiKeyOf(told *registryv1.ResolveCredentialResponse) (*apiKey, error) {

@@ -15,13 +15,13 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/maypok86/otter/v2"
 	"go.uber.org/zap"
 	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
+	"github.com/tenantry/tenantry/services/gateway/internal/cache"
 	"github.com/tenantry/tenantry/services/internal/credential"
 	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/identity"
@@ -58,7 +58,7 @@ type Sessions struct {
 	keys     atomic.Pointer[keySet]
 
 	verified *verified
-	apiKeys  *otter.Cache[credential.Hash, *apiKey]
+	apiKeys  cache.Cache[credential.Hash, *apiKey]
 	revoked  sync.Map // uuid.UUID of a session or API key → time.Time until when to remember
 }
 
@@ -66,33 +66,23 @@ type Sessions struct {
 type apiKey struct{ caller *identity.Caller }
 
 // New returns sessions that ask a registry. signer's keys verify assertions, which come in the metadata of that name.
-func New(sessions registryv1.SessionServiceClient, routes registryv1.RouteServiceClient, signer *token.Signer, assertion string, open Open, log *zap.Logger) (*Sessions, error) {
-	cache, err := otter.New(&otter.Options[credential.Hash, *apiKey]{
-		MaximumSize: remembered,
-		ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[credential.Hash, *apiKey]) time.Duration {
-			if e.Value.caller == nil {
-				return unknownLife
-			}
-			return knownLife
-		}),
-	})
-	if err != nil {
-		return nil, err
-	}
-	verified, err := newVerified()
-	if err != nil {
-		return nil, err
-	}
+func New(sessions registryv1.SessionServiceClient, routes registryv1.RouteServiceClient, signer *token.Signer, assertion string, open Open, log *zap.Logger) *Sessions {
+	apiKeys := cache.New[credential.Hash](cache.Options[*apiKey]{Most: remembered, Life: func(k *apiKey) time.Duration {
+		if k.caller == nil {
+			return unknownLife
+		}
+		return knownLife
+	}})
 	s := &Sessions{sessions: sessions, routes: routes, assertions: token.NewVerifier(signer.Keys()...), assertion: assertion, open: open, log: log,
-		verified: verified, apiKeys: cache}
+		verified: newVerified(), apiKeys: apiKeys}
 	s.verifier.Store(token.NewVerifier())
 	s.keys.Store(&keySet{})
-	return s, nil
+	return s
 }
 
 // Run forgets what need not be remembered, until the context ends.
 func (s *Sessions) Run(ctx context.Context) {
-	defer s.apiKeys.StopAllGoroutines()
+	defer s.apiKeys.Close()
 	defer s.verified.close()
 	tick := time.NewTicker(forgetEvery)
 	defer tick.Stop()
@@ -246,7 +236,7 @@ func (s *Sessions) LoadKeys(ctx context.Context) bool {
 // asked about once.
 func (s *Sessions) apiKey(ctx context.Context, certified identity.Caller, key string) (identity.Caller, error) {
 	hash := credential.HashOf(key)
-	known, ok := s.apiKeys.GetIfPresent(hash)
+	known, ok := s.apiKeys.Get(hash)
 	if !ok {
 		var err error
 		if known, err = s.resolve(ctx, hash); err != nil {

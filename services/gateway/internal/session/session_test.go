@@ -77,14 +77,12 @@ func start(t testing.TB) *fixture {
 	t.Helper()
 	f := &fixture{t: t, registry: &registry{apiKeys: map[credential.Hash]*registryv1.ResolveCredentialResponse{}}, access: signer(t), own: signer(t)}
 	f.registry.keys = f.access.Keys()
-	var err error
-	f.sessions, err = session.New(f.registry, f.registry, f.own, "tenantry-assertion", func(_ context.Context, company uuid.UUID, _ metadata.MD) error {
+	f.sessions = session.New(f.registry, f.registry, f.own, "tenantry-assertion", func(_ context.Context, company uuid.UUID, _ metadata.MD) error {
 		if _, closed := f.closed.Load(company); closed {
 			return fault.New(codes.PermissionDenied, fault.CompanySuspended, "closed")
 		}
 		return nil
 	}, zaptest.NewLogger(t))
-	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { f.sessions.Run(ctx) })

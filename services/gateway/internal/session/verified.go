@@ -3,8 +3,7 @@ package session
 import (
 	"time"
 
-	"github.com/maypok86/otter/v2"
-
+	"github.com/tenantry/tenantry/services/gateway/internal/cache"
 	"github.com/tenantry/tenantry/services/internal/credential"
 	"github.com/tenantry/tenantry/services/internal/identity"
 	"github.com/tenantry/tenantry/services/internal/token"
@@ -29,24 +28,15 @@ type bearer struct {
 
 // verified remembers tokens whose signature was checked, which costs more than all else that the gateway does for a call.
 // It does not know of revocation: Authenticate asks for that at each call.
-type verified struct{ recent *otter.Cache[proof, bearer] }
+type verified struct{ recent cache.Cache[proof, bearer] }
 
-func newVerified() (*verified, error) {
-	recent, err := otter.New(&otter.Options[proof, bearer]{
-		MaximumSize: verifiedKept,
-		ExpiryCalculator: otter.ExpiryCreatingFunc(func(e otter.Entry[proof, bearer]) time.Duration {
-			return max(0, time.Until(e.Value.caller.ExpiresAt))
-		}),
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &verified{recent}, nil
+func newVerified() *verified {
+	return &verified{cache.New[proof](cache.Options[bearer]{Most: verifiedKept, Life: func(b bearer) time.Duration { return time.Until(b.caller.ExpiresAt) }})}
 }
 
 // get returns whom a token speaks of that this verifier found good before and that has not ended.
 func (v *verified) get(p proof, by *token.Verifier) (identity.Caller, bool) {
-	b, ok := v.recent.GetIfPresent(p)
+	b, ok := v.recent.Get(p)
 	// The cache's clock is its own; the token's end is not left to it.
 	if !ok || b.by != by || !time.Now().Before(b.caller.ExpiresAt) {
 		return identity.Caller{}, false
@@ -58,4 +48,4 @@ func (v *verified) put(p proof, c identity.Caller, by *token.Verifier) {
 	v.recent.Set(p, bearer{c, by})
 }
 
-func (v *verified) close() { v.recent.StopAllGoroutines() }
+func (v *verified) close() { v.recent.Close() }

@@ -2,6 +2,7 @@ package sqlapi
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
@@ -44,7 +45,9 @@ func TestATransactionEndsAtTheNextStepOfACallerThatWouldGetNoOther(t *testing.T)
 					f.revoked.Store(false)
 					f.put(openState)
 					f.settled()
-					require.Empty(t, f.ask("SELECT pid::text FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"))
+					require.Eventually(t, func() bool {
+						return f.ask("SELECT pid::text FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'") == ""
+					}, patience, time.Millisecond, "nobody waits for PostgreSQL to say that it rolled back, but it does")
 				}
 			}
 			// Maintenance waits for what is under way.

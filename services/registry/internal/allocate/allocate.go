@@ -3,8 +3,9 @@
 //
 // What may be open never passes the budget (for longer than it takes to close what a lowered budget has no place for): a
 // copy counts as having whatever it might have open, and another gets only what nobody might have. Within that, each copy
-// that is there has one connection if there are as many, each has what it needs if there is enough, else parts of it in
-// proportion, and what nobody needs is spread evenly. Shares move only once somebody is short of more than a little.
+// that is there has one connection if there are as many, each has what its calls need if there is enough, else parts of it in
+// proportion, then in the same way what they will likely need soon, and what nobody needs is spread evenly. Shares move only
+// once somebody is short of more than a little.
 package allocate
 
 import (
@@ -34,6 +35,9 @@ type Copy struct {
 	Held int
 	// Demand is how many connections it has in use or waits for, as it was lately.
 	Demand float64
+	// Warm is how many more its calls will likely want soon, as it was lately: without them its tenants' connections make
+	// room for each other's all the time.
+	Warm float64
 }
 
 // Report is what a copy says of itself.
@@ -44,6 +48,8 @@ type Report struct {
 	Open int
 	// Demand is how many it uses and waits for.
 	Demand int
+	// Warm is how many more were used lately.
+	Warm int
 }
 
 // Heard is the copy after a report that came some time after the one before: until it is told another share it cannot
@@ -51,11 +57,17 @@ type Report struct {
 func (c Copy) Heard(r Report, since time.Duration) Copy {
 	c.Present = true
 	c.Share, c.Held = r.Share, max(r.Share, r.Open)
-	now := float64(r.Demand)
-	if c.Demand -= (c.Demand - now) * min(1, float64(since)/float64(fade)); c.Demand < now+0.5 {
-		c.Demand = now
-	}
+	c.Demand = faded(c.Demand, float64(r.Demand), since)
+	c.Warm = faded(c.Warm, float64(r.Warm), since)
 	return c
+}
+
+// faded is what counts of a figure that is now another: more at once, less slowly.
+func faded(before, now float64, since time.Duration) float64 {
+	if before -= (before - now) * min(1, float64(since)/float64(fade)); before < now+0.5 {
+		return now
+	}
+	return before
 }
 
 // Told is the copy after it was told, or may have been told, a share.
@@ -102,17 +114,15 @@ func Share(budget int, copies []Copy, of int) int {
 func targets(budget int, copies []Copy) (wanted []int, sum int) {
 	wanted = make([]int, len(copies))
 	var present []int
-	needed := 0
 	for i, c := range copies {
-		if !c.Present {
+		if c.Present {
+			present = append(present, i)
+		} else {
 			budget -= c.Held
-			continue
 		}
-		present = append(present, i)
-		needed += c.need()
 	}
 	budget = max(0, budget)
-	// One for each, then what is needed, then the rest. Where it does not come out even, the first have one more.
+	// One for each, then what is needed, what will be, and the rest. Where it does not come out even, the first have one more.
 	for _, i := range present[:min(len(present), budget)] {
 		wanted[i] = 1
 	}
@@ -121,31 +131,45 @@ func targets(budget int, copies []Copy) (wanted []int, sum int) {
 		return wanted, min(len(present), budget)
 	}
 	rest -= min(rest, reserve(budget))
-	left := rest
-	for n, i := range present {
-		more := copies[i].need()
-		if needed > rest {
-			more = rest * more / needed
-		} else {
-			more += (rest - needed) / len(present)
-			if n < (rest-needed)%len(present) {
-				more++
-			}
+	sum = len(present) + rest
+	for _, needs := range []func(Copy) int{Copy.need, Copy.soon, func(Copy) int { return budget }} {
+		rest = spread(rest, copies, present, needs, wanted)
+	}
+	return wanted, sum
+}
+
+// spread adds to what each should have what it needs, if there is enough for all, else in proportion, and returns what is left.
+func spread(rest int, copies []Copy, present []int, needs func(Copy) int, wanted []int) int {
+	needed := 0
+	for _, i := range present {
+		needed += needs(copies[i])
+	}
+	if needed <= rest {
+		for _, i := range present {
+			wanted[i] += needs(copies[i])
 		}
-		wanted[i] += more
-		left -= more
+		return rest - needed
+	}
+	left := rest
+	for _, i := range present {
+		part := rest * needs(copies[i]) / needed
+		wanted[i] += part
+		left -= part
 	}
 	for _, i := range present {
-		if left > 0 && wanted[i] < 1+copies[i].need() {
+		if left > 0 && needs(copies[i]) > 0 {
 			wanted[i]++
 			left--
 		}
 	}
-	return wanted, len(present) + rest
+	return 0
 }
 
 // need is what a copy needs besides the one connection that each has.
 func (c Copy) need() int { return max(0, int(math.Ceil(c.Demand))-1) }
+
+// soon is what it will need on top of that.
+func (c Copy) soon() int { return max(0, int(math.Ceil(c.Demand+c.Warm))-1-c.need()) }
 
 // reserve is what is kept for copies that have nothing yet.
 func reserve(budget int) int { return min(most, budget/reserved) }

@@ -16,8 +16,8 @@ import (
 type gateway struct {
 	// known is what the allocator's keeper has.
 	known allocate.Copy
-	// share is what it keeps to, open what it has, and demand what it wants.
-	share, open, demand int
+	// share is what it keeps to, open what it has, demand what it wants, and warm what it will want soon.
+	share, open, demand, warm int
 	// dead ones say nothing and open nothing.
 	dead bool
 }
@@ -39,7 +39,7 @@ func (c *cluster) copies() []allocate.Copy {
 // beat is a heartbeat of one of them, whose answer may be lost.
 func (c *cluster) beat(i int, lost bool) {
 	g := c.gateways[i]
-	g.known = g.known.Heard(allocate.Report{Share: g.share, Open: g.open, Demand: g.demand}, time.Second)
+	g.known = g.known.Heard(allocate.Report{Share: g.share, Open: g.open, Demand: g.demand, Warm: g.warm}, time.Second)
 	share := allocate.Share(c.budget, c.copies(), i)
 	g.known = g.known.Told(share)
 	if !lost {
@@ -113,6 +113,7 @@ func TestWhateverIsSaidOrLostWhatMayBeOpenIsWithinTheBudget(t *testing.T) {
 					g.open = rapid.IntRange(g.open, g.share).Draw(t, "open")
 				}
 			}),
+			"warm":     with(func(t *rapid.T, g *gateway) { g.warm = rapid.IntRange(0, 60).Draw(t, "warm") }),
 			"close":    with(func(t *rapid.T, g *gateway) { g.open = rapid.IntRange(0, g.open).Draw(t, "open") }),
 			"silence":  with(func(_ *rapid.T, g *gateway) { g.known.Present = false }),
 			"die":      with(func(_ *rapid.T, g *gateway) { g.dead = true }),
@@ -147,10 +148,14 @@ func heldBy(c *cluster) int {
 func clusters(t *rapid.T) *cluster {
 	c := &cluster{budget: rapid.IntRange(1, 200).Draw(t, "budget")}
 	for range rapid.IntRange(1, 12).Draw(t, "copies") {
-		c.gateways = append(c.gateways, &gateway{demand: rapid.IntRange(0, 100).Draw(t, "demand")})
+		c.gateways = append(c.gateways, &gateway{demand: rapid.IntRange(0, 100).Draw(t, "demand"), warm: rapid.IntRange(0, 100).Draw(t, "warm")})
 	}
 	return c
 }
+
+// need is what a copy needs besides the first connection, which all have, and soon what it will.
+func (g *gateway) need() int { return max(0, g.demand-1) }
+func (g *gateway) soon() int { return max(0, g.demand+g.warm-1) - g.need() }
 
 func TestEachHasOneAndWhatItNeedsAndNothingIsLeftButTheReserve(t *testing.T) {
 	t.Parallel()
@@ -159,15 +164,16 @@ func TestEachHasOneAndWhatItNeedsAndNothingIsLeftButTheReserve(t *testing.T) {
 		c.settle(t)
 		// Another set of demands on top of what the first left.
 		for _, g := range c.gateways {
-			g.demand = rapid.IntRange(0, 100).Draw(t, "demand")
+			g.demand, g.warm = rapid.IntRange(0, 100).Draw(t, "demand"), rapid.IntRange(0, 100).Draw(t, "warm")
 		}
 		for range 60 {
 			c.settle(t)
 		}
-		n, total, needed := len(c.gateways), 0, 0
+		n, total, needed, soon := len(c.gateways), 0, 0, 0
 		for _, g := range c.gateways {
 			total += g.share
-			needed += max(1, g.demand)
+			needed += g.need()
+			soon += g.soon()
 		}
 		spare := c.budget - total
 		if limit := min(2, c.budget/8); spare < 0 || spare > limit || c.budget <= n && spare != 0 {
@@ -180,14 +186,17 @@ func TestEachHasOneAndWhatItNeedsAndNothingIsLeftButTheReserve(t *testing.T) {
 			if g.share < 1 {
 				t.Fatalf("copy %d has nothing of %d: %v", i, c.budget, c.shares())
 			}
-			// What it should have: all it needs and an even part of the rest, or a part by what it needs.
+			// What it should have: a part by what it needs, or all that it needs and a part by what it will, or all of that
+			// and an even part of the rest.
 			rest := c.budget - min(2, c.budget/8, c.budget-n) - n
-			need := max(1, g.demand) - 1
-			want := 1 + float64(need)
-			if needed-n <= rest {
-				want += float64(rest-(needed-n)) / float64(n)
-			} else {
-				want = 1 + float64(need)*float64(rest)/float64(needed-n)
+			want := 1.0
+			switch {
+			case needed > rest:
+				want += float64(g.need()*rest) / float64(needed)
+			case needed+soon > rest:
+				want += float64(g.need()) + float64(g.soon()*(rest-needed))/float64(soon)
+			default:
+				want += float64(g.need()+g.soon()) + float64(rest-needed-soon)/float64(n)
 			}
 			// The slack of a share, and one where it does not come out even.
 			if want-float64(g.share) > max(1, want/8)+1 {
@@ -209,8 +218,11 @@ func TestSharesDoNotMoveWhileDemandIsAboutTheSame(t *testing.T) {
 		// For a second or for minutes.
 		lasts := rapid.SampledFrom([]int{1, 60}).Draw(t, "lasts")
 		wobble := func() {
-			for _, by := range []int{1, -1} {
-				wobbles.demand += by
+			for _, by := range []struct {
+				of *int
+				n  int
+			}{{&wobbles.demand, 1}, {&wobbles.demand, -1}, {&wobbles.warm, 1}, {&wobbles.warm, -1}} {
+				*by.of += by.n
 				for range lasts {
 					for i := range c.gateways {
 						c.beat(i, false)

@@ -95,12 +95,12 @@ func loadLeases(ctx context.Context, tx pgx.Tx) (leases, error) {
 			return err
 		})
 	})
-	batch.Queue("SELECT lease_id, cluster, share, held, demand FROM gateway_shares").Query(func(rows pgx.Rows) error {
+	batch.Queue("SELECT lease_id, cluster, share, held, demand, warm FROM gateway_shares").Query(func(rows pgx.Rows) error {
 		return each(rows, func() error {
 			var id uuid.UUID
 			var name string
 			var part allocate.Copy
-			err := rows.Scan(&id, &name, &part.Share, &part.Held, &part.Demand)
+			err := rows.Scan(&id, &name, &part.Share, &part.Held, &part.Demand, &part.Warm)
 			if l := byID[id]; l != nil {
 				l.parts[name] = part
 			}
@@ -173,7 +173,7 @@ func (k *leases) renew(own *lease, r *registryv1.HeartbeatRequest) {
 	}
 	for name := range own.parts {
 		u := uses[name]
-		part := before[name].Heard(allocate.Report{Share: int(u.GetShare()), Open: int(u.GetOpen()), Demand: int(u.GetUsed() + u.GetWaiting())}, since)
+		part := before[name].Heard(allocate.Report{Share: int(u.GetShare()), Open: int(u.GetOpen()), Demand: int(u.GetUsed() + u.GetWaiting()), Warm: int(u.GetWarm())}, since)
 		own.parts[name] = part
 		copies, at := k.copies(name, own)
 		own.parts[name] = part.Told(allocate.Share(k.budgets[name], copies, at))
@@ -203,13 +203,13 @@ func (k *leases) save(ctx context.Context, tx pgx.Tx, own *lease, before map[str
 			gone = append(gone, l.id)
 		}
 	}
-	names, shares, held, demands := []string{}, []int{}, []int{}, []float64{}
+	names, shares, held, demands, warm := []string{}, []int{}, []int{}, []float64{}, []float64{}
 	for name, part := range own.parts {
-		if old, ok := before[name]; ok && old.Share == part.Share && old.Held == part.Held && old.Demand == part.Demand {
+		if old, ok := before[name]; ok && old.Share == part.Share && old.Held == part.Held && old.Demand == part.Demand && old.Warm == part.Warm {
 			continue
 		}
 		names, shares = append(names, name), append(shares, part.Share)
-		held, demands = append(held, part.Held), append(demands, part.Demand)
+		held, demands, warm = append(held, part.Held), append(demands, part.Demand), append(warm, part.Warm)
 	}
 	var batch pgx.Batch
 	batch.Queue("DELETE FROM gateway_leases WHERE id = ANY($1)", gone)
@@ -219,9 +219,9 @@ func (k *leases) save(ctx context.Context, tx pgx.Tx, own *lease, before map[str
 	if len(own.parts) == 0 {
 		batch.Queue("DELETE FROM gateway_shares WHERE lease_id = $1", own.id)
 	}
-	batch.Queue(`INSERT INTO gateway_shares (lease_id, cluster, share, held, demand)
-		SELECT $1, * FROM unnest($2::text[], $3::integer[], $4::integer[], $5::double precision[])
-		ON CONFLICT (lease_id, cluster) DO UPDATE SET share = excluded.share, held = excluded.held, demand = excluded.demand`,
-		own.id, names, shares, held, demands)
+	batch.Queue(`INSERT INTO gateway_shares (lease_id, cluster, share, held, demand, warm)
+		SELECT $1, * FROM unnest($2::text[], $3::integer[], $4::integer[], $5::double precision[], $6::double precision[])
+		ON CONFLICT (lease_id, cluster) DO UPDATE SET share = excluded.share, held = excluded.held, demand = excluded.demand, warm = excluded.warm`,
+		own.id, names, shares, held, demands, warm)
 	return tx.SendBatch(ctx, &batch).Close()
 }

@@ -894,7 +894,10 @@ type ClusterUse struct {
 	// Those of them that are in use.
 	Used int32 `protobuf:"varint,4,opt,name=used,proto3" json:"used,omitempty"`
 	// Calls that wait for one.
-	Waiting       int32 `protobuf:"varint,5,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	Waiting int32 `protobuf:"varint,5,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	// Connections that no call uses and that calls will likely want soon: idle ones that were used lately, and those that were
+	// closed in the last second to make room for another tenant's.
+	Warm          int32 `protobuf:"varint,6,opt,name=warm,proto3" json:"warm,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -960,6 +963,13 @@ func (x *ClusterUse) GetUsed() int32 {
 func (x *ClusterUse) GetWaiting() int32 {
 	if x != nil {
 		return x.Waiting
+	}
+	return 0
+}
+
+func (x *ClusterUse) GetWarm() int32 {
+	if x != nil {
+		return x.Warm
 	}
 	return 0
 }
@@ -1263,14 +1273,15 @@ const file_tenantry_registry_v1_route_proto_rawDesc = "" +
 	"\bclusters\x18\x04 \x03(\v2 .tenantry.registry.v1.ClusterUseBu\xbaHr\xba\x01i\n" +
 	"\x19heartbeat.clusters.unique\x12+got a cluster twice, want each at most once\x1a\x1fthis.map(c, c.cluster).unique()\x92\x01\x03\x10\x90NR\bclusters\x12N\n" +
 	"\flongest_call\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xc8\x01\x01\xaa\x01\a\"\x03\b\x90\x1c2\x00R\vlongestCall\x12\x18\n" +
-	"\aleaving\x18\x06 \x01(\bR\aleaving\"\xdd\x01\n" +
+	"\aleaving\x18\x06 \x01(\bR\aleaving\"\xff\x01\n" +
 	"\n" +
 	"ClusterUse\x12B\n" +
 	"\acluster\x18\x01 \x01(\tB(\xbaH%r#2!^[a-z]([0-9a-z-]{0,61}[0-9a-z])?$R\acluster\x12!\n" +
 	"\x05share\x18\x02 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xa0\x8d\x06(\x00R\x05share\x12\x1f\n" +
 	"\x04open\x18\x03 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xa0\x8d\x06(\x00R\x04open\x12\x1f\n" +
 	"\x04used\x18\x04 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xa0\x8d\x06(\x00R\x04used\x12&\n" +
-	"\awaiting\x18\x05 \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xad\xe2\x04(\x00R\awaiting\"\xfa\x01\n" +
+	"\awaiting\x18\x05 \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xad\xe2\x04(\x00R\awaiting\x12 \n" +
+	"\x04warm\x18\x06 \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xad\xe2\x04(\x00R\x04warm\"\xfa\x01\n" +
 	"\x11HeartbeatResponse\x12>\n" +
 	"\bclusters\x18\x01 \x03(\v2\".tenantry.registry.v1.ClusterShareR\bclusters\x12@\n" +
 	"\x0elease_duration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\x12\x1f\n" +
