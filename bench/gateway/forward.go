@@ -108,8 +108,10 @@ func reportForward(r *rig, way []*contender) error {
 		compared("forward-vs-nginx-auth", "calls/s", 1.5, false, figures(here, many, outcome.perSecond), figures(auth, many, outcome.perSecond)),
 		compared("forward-vs-nginx-plain", "calls/s", 1, false, figures(here, many, outcome.perSecond), figures(plain, many, outcome.perSecond)),
 		compared("forward-1-vs-nginx-auth", "ms p50", 1, true, figures(here, alone, quantile(0.5)), figures(auth, alone, quantile(0.5))),
+		compared("forward-1-vs-nginx-plain", "ms p50", 1, true, figures(here, alone, quantile(0.5)), figures(plain, alone, quantile(0.5))),
 		// What a hop more costs: it can be no better than half of a call without one, as all share the processors.
 		compared("forward-vs-direct", "calls/s", 0.25, false, figures(here, many, outcome.perSecond), figures(direct, many, outcome.perSecond)),
+		compared("forward-1-vs-direct", "ms p50", 4, true, figures(here, alone, quantile(0.5)), figures(direct, alone, quantile(0.5))),
 	} {
 		if err := r.report.Add(c); err != nil {
 			return err

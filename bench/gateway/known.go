@@ -102,7 +102,7 @@ const routesPackage = "github.com/tenantry/tenantry/services/gateway/internal/ro
 
 // measureRoutes runs the replica's own benchmarks, of a million tenants, and holds what they say against the goals.
 func measureRoutes(ctx context.Context, r *rig) error {
-	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^Benchmark(ByID|Memory|Snapshot)$", "-benchmem", "-count", "3", "-timeout", "5m", routesPackage)
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^Benchmark(ByID|TwoLoads|Memory|Snapshot)$", "-benchmem", "-count", "3", "-timeout", "5m", routesPackage)
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	out, err := cmd.Output()
@@ -110,6 +110,13 @@ func measureRoutes(ctx context.Context, r *rig) error {
 		return fmt.Errorf("go test: %w\n%s%s", err, out, said.String())
 	}
 	figures := parseBenchmarks(string(out))
+	figure := func(benchmark, unit string) ([]float64, error) {
+		got := figures[benchmark+" "+unit]
+		if len(got) == 0 {
+			return nil, fmt.Errorf("routes: Benchmark%s tells no %s:\n%s", benchmark, unit, out)
+		}
+		return got, nil
+	}
 	for _, want := range []struct {
 		name, benchmark, unit string
 		limit                 float64
@@ -119,9 +126,9 @@ func measureRoutes(ctx context.Context, r *rig) error {
 		{"route-memory", "Memory", "B/tenant", 300},
 		{"snapshot-load", "Snapshot", "s/snapshot", 10},
 	} {
-		got := figures[want.benchmark+" "+want.unit]
-		if len(got) == 0 {
-			return fmt.Errorf("%s: Benchmark%s tells no %s:\n%s", want.name, want.benchmark, want.unit, out)
+		got, err := figure(want.benchmark, want.unit)
+		if err != nil {
+			return err
 		}
 		c := limited(want.name, want.unit, want.limit, got...)
 		if want.limit == 0 {
@@ -133,7 +140,12 @@ func measureRoutes(ctx context.Context, r *rig) error {
 			return err
 		}
 	}
-	return nil
+	// The machine's memory decides, and two loads from it are what no look-up could save.
+	loads, err := figure("TwoLoads", "ns/op")
+	if err != nil {
+		return err
+	}
+	return r.report.Add(compared("route-lookup-vs-memory", "ns/op", 2, true, figures["ByID ns/op"], loads))
 }
 
 // parseBenchmarks returns the figures of each benchmark and unit, as `Lookup ns/op`.

@@ -127,9 +127,6 @@ func flood(ctx context.Context, args []string, out io.Writer) error {
 	if err := json.Unmarshal([]byte(args[0]), &f); err != nil {
 		return err
 	}
-	if err := giveWay(); err != nil {
-		return err
-	}
 	clients, err := dialMany(f.Gateway, f.CA, clientConns)
 	if err != nil {
 		return err

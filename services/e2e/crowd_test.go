@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -100,7 +99,7 @@ func (s *system) requireWhole(requests []*provisionerv1.CreateTenantRequest, ans
 		require.Len(t, column(t, conn, "SELECT email FROM users"), 1)
 		require.NoError(t, conn.Close(context.Background()))
 		if i%max(1, len(databases)/sample) == 0 {
-			status, err := cli.Status(t.Context(), strings.Replace(s.env["TENANTRY_ADMIN_DSN"], "/postgres?", "/"+database+"?", 1), coreDirectory, "")
+			status, err := cli.Status(t.Context(), s.databaseDSN(database), coreDirectory, "")
 			require.NoError(t, err)
 			require.True(t, status.OK, "%s: %+v", database, status)
 		}
@@ -152,8 +151,13 @@ func (s *system) requireNoOrphans() {
 // coreDirectory is the core set in the working tree.
 const coreDirectory = "../provisioner/migrations/core"
 
+// databaseDSN is the administrator's, of a database.
+func (s *system) databaseDSN(database string) string {
+	return strings.Replace(s.env["TENANTRY_ADMIN_DSN"], "/postgres?", "/"+database+"?", 1)
+}
+
 func (s *system) asAdmin(database string) *pgx.Conn {
-	return s.connect(strings.Replace(s.env["TENANTRY_ADMIN_DSN"], "/postgres?", "/"+database+"?", 1))
+	return s.connect(s.databaseDSN(database))
 }
 
 func (s *system) connect(dsn string) *pgx.Conn {
@@ -171,6 +175,12 @@ func (s *system) read(dsn, sql string) []string {
 	require.NoError(s.t, err)
 	defer func() { require.NoError(s.t, conn.Close(context.Background())) }()
 	return column(s.t, conn, sql)
+}
+
+// inDatabase returns the first column of a query in a database, as the administrator.
+func (s *system) inDatabase(database, sql string) []string {
+	s.t.Helper()
+	return s.read(s.databaseDSN(database), sql)
 }
 
 func column(t testing.TB, conn *pgx.Conn, sql string) []string {
@@ -293,13 +303,4 @@ func TestASignupThatCannotBeMadeLeavesNothingAndFreesItsNames(t *testing.T) {
 	other := &provisionerv1.CreateTenantRequest{RequestId: q.GetRequestId(), Company: &registryv1.CompanyDraft{Name: "Other"}, Owner: q.GetOwner()}
 	_, err = client.CreateTenant(t.Context(), other)
 	require.True(t, fault.HasReason(err, fault.RequestIDReused), "%v", err)
-}
-
-// freeAddress is an address of the loopback that nobody listens at.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }

@@ -81,7 +81,7 @@ type attempt struct {
 // errWrong says that a call answered with what is another company's.
 var errWrong = errors.New("another's answer")
 
-// traffic are callers who call without a pause, and what became of it.
+// traffic are callers who call again and again, and what became of it.
 type traffic struct {
 	stop     context.CancelFunc
 	group    sync.WaitGroup
@@ -116,18 +116,22 @@ func (a *apart) loadOf(gateway string, callers int, call func(customer, gatewayv
 	return l
 }
 
+// pause is how long a caller waits between two calls. Without, callers keep the processors from what is tested, and from
+// the tests beside.
+const pause = 20 * time.Millisecond
+
 // note makes a call and keeps what is wrong with its answer.
 func (l *traffic) note(ctx context.Context, call func() error) {
 	err := call()
 	switch {
 	case err == nil:
 		l.answered.Add(1)
-		time.Sleep(time.Millisecond) // Others use the machine, too.
+		time.Sleep(pause)
 	case ctx.Err() == nil:
 		l.mu.Lock()
 		l.failed = append(l.failed, attempt{time.Now(), err})
 		l.mu.Unlock()
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(pause)
 	}
 }
 
@@ -191,8 +195,7 @@ func TestNoCallFailsWhileTheRegistryIsAway(t *testing.T) {
 
 	registry.kill()
 	registry.wait(t)
-	const away = 10 * time.Second
-	time.Sleep(away)
+	time.Sleep(time.Minute)
 	calls.answers(t, 100)
 	calls.requireNone(t, "the registry is away, and nobody needs it")
 	routesAge := func() (age int) {
@@ -205,7 +208,7 @@ func TestNoCallFailsWhileTheRegistryIsAway(t *testing.T) {
 		}
 		return age
 	}
-	require.GreaterOrEqual(t, routesAge(), 5000, "callers are told")
+	require.GreaterOrEqual(t, routesAge(), 55_000, "callers are told")
 	client := gatewayv1.NewSqlServiceClient(a.dial("TENANTRY_GATEWAY", asNobody))
 	sessions := registryv1.NewSessionServiceClient(a.dial("TENANTRY_GATEWAY", asNobody))
 	logIn := func() error {

@@ -6,10 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -142,6 +145,30 @@ func (s *system) postgresPID() int {
 	_, err = fmt.Sscan(string(text), &pid)
 	require.NoError(s.t, err)
 	return pid
+}
+
+// The ports that freeAddress has to give: below the ones that systems hand out to whoever asks for any, or connects to
+// somewhere, and below pgserver's. Each is given once, so that no test takes what another was given and does not listen at
+// yet. Tests share nothing else that could count them.
+const firstPort, lastPort = 10000, 19999
+
+var given atomic.Int64
+
+// freeAddress is an address of the loopback that nobody listens at.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	for {
+		n := given.Add(1)
+		require.LessOrEqual(t, n, int64(lastPort-firstPort), "no port is free any more")
+		// Another run of these tests begins elsewhere.
+		port := firstPort + (int64(os.Getpid())*97+n)%(lastPort-firstPort+1)
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.FormatInt(port, 10)))
+		if err != nil {
+			continue
+		}
+		require.NoError(t, l.Close())
+		return l.Addr().String()
+	}
 }
 
 // Who calls: the prefix of the variables that name a certificate.

@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -63,7 +62,7 @@ func (s *system) schemaVersion(c company) string {
 func (s *system) adminDSN(c company) string {
 	s.t.Helper()
 	shown := objects(s.t, ok(s.t, s.tenantry("company", "show", c.slug)))[0]
-	return strings.Replace(s.env["TENANTRY_ADMIN_DSN"], "/postgres?", "/"+shown["database"].(string)+"?", 1)
+	return s.databaseDSN(shown["database"].(string))
 }
 
 func TestMigrateTenantMigratesOneAndMigrateTheRest(t *testing.T) {
@@ -139,7 +138,7 @@ func TestAChangedMigrationFileTouchesNoTenant(t *testing.T) {
 func TestMigrateCentralMakesTheServicesOwnDatabases(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
-	registry := strings.Replace(s.env["TENANTRY_ADMIN_DSN"], "/postgres?", "/central_of_a_test?", 1)
+	registry := s.databaseDSN("central_of_a_test")
 	variables := []string{"TENANTRY_REGISTRY_DSN=" + registry}
 	ok(t, runTenantry(t, variables, "migrate", "central"))
 	conn, err := pgx.Connect(t.Context(), registry)
