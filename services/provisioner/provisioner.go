@@ -165,7 +165,7 @@ func New(ctx context.Context, cfg Config) (_ *Provisioner, err error) {
 	rollouts := fleet.NewStore(p.db, p.jobs, holder)
 	migrator := fleet.NewMigrator(p.clusters, tenants)
 	p.rollouts = fleet.NewRunner(rollouts, p.releases, migrator, tenants, cfg.Logger)
-	p.gate = gate.New(p.db, p.releases, p.clusters, atlas)
+	p.gate = gate.New(p.db, p.releases, p.clusters, atlas, cfg.Logger)
 	if err := p.jobs.Open(); err != nil {
 		return nil, err
 	}

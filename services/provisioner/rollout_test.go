@@ -3,6 +3,9 @@ package provisioner_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +19,7 @@ import (
 
 	provisionerv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1"
 	registryv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/registry/v1"
+	"github.com/tenantry/tenantry/services/internal/atlascli"
 	"github.com/tenantry/tenantry/services/internal/fault"
 )
 
@@ -273,6 +277,43 @@ func TestAReleaseIsJudgedOnceThoughSomeGiveUpAndOthersAskAgain(t *testing.T) {
 	}
 	group.Wait()
 	require.Equal(t, 2*once, made())
+}
+
+func TestAReleaseIsJudgedAgainWhenAtlasIsCutOff(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.signUp(1)
+	atlas, err := atlascli.Find()
+	require.NoError(t, err)
+	// The CLI, cut off at its first looks at releases.
+	w.atlas = filepath.Join(t.TempDir(), "atlas")
+	cutOff := func(times int) {
+		require.NoError(t, os.WriteFile(w.atlas+".left", []byte(strings.Repeat("x", times)), 0o600))
+	}
+	require.NoError(t, os.WriteFile(w.atlas, []byte(`#!/bin/sh
+if [ "$2" = lint ] && [ -s "$0.left" ]; then
+	left=$(cat "$0.left")
+	printf %s "${left#x}" > "$0.left"
+	echo "Error: pq: terminating connection due to administrator command" >&2
+	exit 1
+fi
+exec "`+atlas+`" "$@"
+`), 0o700))
+	w.stop()
+	w.startProvisioner()
+
+	w.write("core/00000003_c.up.sql", "ALTER TABLE things DROP COLUMN name;")
+	cutOff(2)
+	_, err = w.rollouts().StartRollout(t.Context(), &provisionerv1.StartRolloutRequest{})
+	requireFault(t, err, codes.FailedPrecondition, fault.MigrationBlocked)
+
+	w.write("core/00000003_c.up.sql", "CREATE TABLE third (id int PRIMARY KEY);")
+	cutOff(3)
+	_, err = w.rollouts().StartRollout(t.Context(), &provisionerv1.StartRolloutRequest{})
+	requireFault(t, err, codes.Internal, fault.Internal)
+	require.Empty(t, w.at("00000003"), "what was not judged is not let through")
+	w.finish(w.start(&provisionerv1.StartRolloutRequest{}).GetRolloutId())
+	require.Equal(t, []string{"c1"}, w.at("00000003"))
 }
 
 func TestOnlyTenantsBehindAVersionAreSelected(t *testing.T) {

@@ -45,6 +45,7 @@ type world struct {
 	clusters  map[string]*pgserver.Server
 	log       serverLog // of cluster one
 	spares    int
+	atlas     string // the CLI, for copies that start from now on
 	address   string
 	jobsUI    string // where the pages about jobs are
 	stop      func() // the provisioner
@@ -166,7 +167,7 @@ func (w *world) startProvisioner() {
 	require.NoError(w.t, err)
 	w.jobsUI = ui.Addr().String()
 	p, err := provisioner.New(w.t.Context(), provisioner.Config{TLS: w.files("service/provisioner"), DSN: w.ownDSN, Registry: w.registry, Clusters: dsns,
-		MasterKey: w.key, Migrations: w.dir, Spares: w.spares, Instance: "test", JobsUI: ui, Logger: zaptest.NewLogger(w.t)})
+		MasterKey: w.key, Migrations: w.dir, Atlas: w.atlas, Spares: w.spares, Instance: "test", JobsUI: ui, Logger: zaptest.NewLogger(w.t)})
 	require.NoError(w.t, err)
 	w.address, w.stop = w.run(p.Run)
 }

@@ -5,17 +5,27 @@ package gate
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
 	"golang.org/x/sync/singleflight"
 
 	provisionerv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1"
 	"github.com/tenantry/tenantry/services/internal/atlascli"
+	"github.com/tenantry/tenantry/services/internal/fault"
 	"github.com/tenantry/tenantry/services/internal/lint"
 	"github.com/tenantry/tenantry/services/provisioner/internal/cluster"
 	"github.com/tenantry/tenantry/services/provisioner/internal/release"
+)
+
+// attempts is how often a release is judged before whoever asked is told that it cannot be, and pause the time between.
+const (
+	attempts = 3
+	pause    = time.Second
 )
 
 // Gate judges releases. Close it.
@@ -24,6 +34,7 @@ type Gate struct {
 	releases *release.Store
 	clusters *cluster.Set
 	atlas    *atlascli.CLI
+	log      *zap.Logger
 	ctx      context.Context // of all judging; ends with Close
 	stop     context.CancelFunc
 
@@ -32,8 +43,8 @@ type Gate struct {
 }
 
 // New returns a gate.
-func New(db *pgxpool.Pool, releases *release.Store, clusters *cluster.Set, atlas *atlascli.CLI) *Gate {
-	g := &Gate{db: db, releases: releases, clusters: clusters, atlas: atlas}
+func New(db *pgxpool.Pool, releases *release.Store, clusters *cluster.Set, atlas *atlascli.CLI, log *zap.Logger) *Gate {
+	g := &Gate{db: db, releases: releases, clusters: clusters, atlas: atlas, log: log}
 	g.ctx, g.stop = context.WithCancel(context.Background())
 	return g
 }
@@ -80,7 +91,7 @@ func (g *Gate) judge(ctx context.Context, r *release.Release) (found []lint.Find
 	}
 	clusters := g.clusters.Names()
 	if current.Hash != r.Hash && len(clusters) > 0 {
-		if found, err = lint.Judge(ctx, g.atlas, g.clusters.Scratch(clusters[0]), r.Tree, current.Tree); err != nil {
+		if found, err = g.lint(ctx, clusters[0], r, current); err != nil {
 			return nil, fmt.Errorf("gate: %w", err)
 		}
 	}
@@ -95,6 +106,24 @@ func (g *Gate) judge(ctx context.Context, r *release.Release) (found []lint.Find
 		return nil, fmt.Errorf("gate: %w", err)
 	}
 	return found, nil
+}
+
+// lint is lint.Judge on a cluster, which is done again when it comes to nothing: Atlas is a process of its own with
+// connections of its own, and when either is cut off all that it tells is that it failed.
+func (g *Gate) lint(ctx context.Context, cluster string, r, current *release.Release) (found []lint.Finding, err error) {
+	for attempt := 1; ; attempt++ {
+		found, err = lint.Judge(ctx, g.atlas, g.clusters.Scratch(cluster), r.Tree, current.Tree)
+		var known *fault.Error // Whoever asked can tell from it what to do.
+		if err == nil || attempt == attempts || errors.As(err, &known) {
+			return found, err
+		}
+		g.log.Warn("a release could not be judged", zap.String("release", r.Hash), zap.Int("attempt", attempt), zap.Error(err))
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
 }
 
 // messages are findings as the contract has them. What does not apply in an empty database may apply in a tenant's, and
