@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -82,11 +83,14 @@ func (p *process) wait(t testing.TB) int {
 
 func (p *process) output() string { return p.log.String() }
 
-// tail is the end of its output: a test that starts processes by the dozen would bury what failed under the rest.
+// tail is the end of its output, and what it said before of things that went wrong: a test that starts processes by the
+// dozen would bury what failed under the rest.
 func (p *process) tail() string {
-	const lines = 40
+	const end, errors = 10, 20
 	all := strings.SplitAfter(p.output(), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "")
+	begin := max(0, len(all)-end)
+	wrong := slices.DeleteFunc(slices.Clone(all[:begin]), func(line string) bool { return !strings.Contains(line, `"level":"error"`) })
+	return strings.Join(append(wrong[max(0, len(wrong)-errors):], all[begin:]...), "")
 }
 
 // requireTidy requires that it left no temporary files.
