@@ -1,6 +1,8 @@
 // Package atlascli runs the Atlas command line for what it is the authority on: applying a set to an empty database
 // when a template is built, and telling where a database stands. Migrating a fleet is package migrate's.
 //
+// Where it was cut off from the database, or was killed, errors are UNAVAILABLE `ATLAS_CUT_OFF`.
+//
 // Nothing here logs in or calls home, and no password appears on a command line.
 package atlascli
 
@@ -88,10 +90,10 @@ func (c *CLI) Apply(ctx context.Context, dsn, dir, revisionsSchema string) (stri
 		AllowDirty: revisionsSchema != "",
 	})
 	if err != nil {
-		return "", fmt.Errorf("atlas migrate apply: %w", err)
+		return "", failed(ctx, "migrate apply", err)
 	}
 	if report.Error != "" {
-		return "", fmt.Errorf("atlas migrate apply: %s", report.Error)
+		return "", reported("migrate apply", errors.New(report.Error))
 	}
 	if report.Target == "" {
 		return report.Current, nil
@@ -117,7 +119,7 @@ func (c *CLI) Status(ctx context.Context, dsn, dir, revisionsSchema string) (Sta
 	}
 	report, err := client.MigrateStatus(ctx, &atlasexec.MigrateStatusParams{URL: target, DirURL: dirURL(dir), RevisionsSchema: revisionsSchema})
 	if err != nil {
-		return Status{}, fmt.Errorf("atlas migrate status: %w", err)
+		return Status{}, failed(ctx, "migrate status", err)
 	}
 	s := Status{OK: report.Status == "OK", Current: report.Current, Pending: len(report.Pending)}
 	if len(report.Applied) == 0 {
@@ -133,7 +135,7 @@ func (c *CLI) Hash(ctx context.Context, dir string) error {
 		return fmt.Errorf("atlas: %w", err)
 	}
 	if err := client.MigrateHash(ctx, &atlasexec.MigrateHashParams{DirURL: dirURL(dir)}); err != nil {
-		return fmt.Errorf("atlas migrate hash: %w", err)
+		return failed(ctx, "migrate hash", err)
 	}
 	return nil
 }

@@ -37,7 +37,7 @@ func (c *CLI) Diff(ctx context.Context, from, to string, exclude ...string) (str
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("atlas schema diff: %w: %s", err, strings.TrimSpace(stderr.String()))
+		return "", failed(ctx, "schema diff", fmt.Errorf("%w: %s", err, strings.TrimSpace(stderr.String())))
 	}
 	return strings.TrimSpace(stdout.String()), nil
 }

@@ -1,8 +1,10 @@
 package atlascli
 
 import (
+	"bytes"
 	"context"
-	"fmt"
+	"encoding/json"
+	"errors"
 
 	"ariga.io/atlas-go-sdk/atlasexec"
 )
@@ -14,9 +16,20 @@ func (c *CLI) Lint(ctx context.Context, dsn, dir string, latest int) (*atlasexec
 	if err != nil {
 		return nil, err
 	}
-	report, err := client.MigrateLint(ctx, &atlasexec.MigrateLintParams{DevURL: target, DirURL: dirURL(dir), Latest: uint64(latest)})
-	if err != nil {
-		return nil, fmt.Errorf("atlas migrate lint: %w", err)
+	// The SDK's MigrateLint would take a program that was killed for one that printed too many reports.
+	var out bytes.Buffer
+	err = client.MigrateLintError(ctx, &atlasexec.MigrateLintParams{DevURL: target, DirURL: dirURL(dir), Latest: uint64(latest), Writer: &out})
+	if err != nil && !errors.Is(err, atlasexec.ErrLint) {
+		return nil, failed(ctx, "migrate lint", err)
 	}
-	return report, nil
+	var report atlasexec.SummaryReport
+	if err := json.NewDecoder(&out).Decode(&report); err != nil {
+		return nil, failed(ctx, "migrate lint", err)
+	}
+	for _, f := range report.Files {
+		if cutOffText.MatchString(f.Error) {
+			return nil, reported("migrate lint", errors.New(f.Error)) // It says nothing of the file.
+		}
+	}
+	return &report, nil
 }

@@ -80,6 +80,8 @@ const (
 	SeedFailed       = "SEED_FAILED"
 	RolloutEnded     = "ROLLOUT_ENDED"
 	MigrationBlocked = "MIGRATION_BLOCKED"
+	ReleaseNotJudged = "RELEASE_NOT_JUDGED"
+	AtlasCutOff      = "ATLAS_CUT_OFF"
 	PluginRequired   = "PLUGIN_REQUIRED"
 )
 

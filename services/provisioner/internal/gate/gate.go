@@ -5,7 +5,6 @@ package gate
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 	"golang.org/x/sync/singleflight"
+	"google.golang.org/grpc/codes"
 
 	provisionerv1 "github.com/tenantry/tenantry/proto/gen/go/tenantry/provisioner/v1"
 	"github.com/tenantry/tenantry/services/internal/atlascli"
@@ -22,10 +22,12 @@ import (
 	"github.com/tenantry/tenantry/services/provisioner/internal/release"
 )
 
-// attempts is how often a release is judged before whoever asked is told that it cannot be, and pause the time between.
 const (
+	// attempts is how often a release is judged before who asked is told that it cannot be now, pause the time between, and
+	// later when to ask again.
 	attempts = 3
 	pause    = time.Second
+	later    = 5 * time.Second
 )
 
 // Gate judges releases. Close it.
@@ -108,16 +110,19 @@ func (g *Gate) judge(ctx context.Context, r *release.Release) (found []lint.Find
 	return found, nil
 }
 
-// lint is lint.Judge on a cluster, which is done again when it comes to nothing: Atlas is a process of its own with
-// connections of its own, and when either is cut off all that it tells is that it failed.
+// lint is lint.Judge on a cluster, which is done again when it comes to nothing: what a release is like is found, and no
+// failure. What fails is the server, or Atlas, a process of its own with connections of its own; UNAVAILABLE
+// `RELEASE_NOT_JUDGED` when that goes on.
 func (g *Gate) lint(ctx context.Context, cluster string, r, current *release.Release) (found []lint.Finding, err error) {
 	for attempt := 1; ; attempt++ {
-		found, err = lint.Judge(ctx, g.atlas, g.clusters.Scratch(cluster), r.Tree, current.Tree)
-		var known *fault.Error // Whoever asked can tell from it what to do.
-		if err == nil || attempt == attempts || errors.As(err, &known) {
+		if found, err = lint.Judge(ctx, g.atlas, g.clusters.Scratch(cluster), r.Tree, current.Tree); err == nil || ctx.Err() != nil {
 			return found, err
 		}
 		g.log.Warn("a release could not be judged", zap.String("release", r.Hash), zap.Int("attempt", attempt), zap.Error(err))
+		if attempt == attempts {
+			return nil, fault.New(codes.Unavailable, fault.ReleaseNotJudged, "the release could not be judged, %d times in a row; the provisioner's log tells why", attempts).
+				RetryIn(later).Because(err)
+		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():

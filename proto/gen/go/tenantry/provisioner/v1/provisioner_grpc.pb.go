@@ -51,7 +51,7 @@ type ProvisionerServiceClient interface {
 	// `MIGRATION_BLOCKED` when the lint gate found a destructive change in what is pending and `force` is not set;
 	// ABORTED `LOCK_TIMEOUT` when the tenant's tables stayed locked or, with `pause`, its running calls did not end in time;
 	// FAILED_PRECONDITION `MAINTENANCE_HELD` while something else pauses it, `DATABASE_CHANGED` when it got another database
-	// meanwhile. Operators.
+	// meanwhile; UNAVAILABLE `RELEASE_NOT_JUDGED` while the gate cannot judge. Operators.
 	MigrateTenant(ctx context.Context, in *MigrateTenantRequest, opts ...grpc.CallOption) (*MigrateTenantResponse, error)
 	// GetTenantStatus tells where a tenant stands: its state, its database, each migration set's version and what is
 	// pending. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`. Operators.
@@ -188,7 +188,7 @@ type ProvisionerServiceServer interface {
 	// `MIGRATION_BLOCKED` when the lint gate found a destructive change in what is pending and `force` is not set;
 	// ABORTED `LOCK_TIMEOUT` when the tenant's tables stayed locked or, with `pause`, its running calls did not end in time;
 	// FAILED_PRECONDITION `MAINTENANCE_HELD` while something else pauses it, `DATABASE_CHANGED` when it got another database
-	// meanwhile. Operators.
+	// meanwhile; UNAVAILABLE `RELEASE_NOT_JUDGED` while the gate cannot judge. Operators.
 	MigrateTenant(context.Context, *MigrateTenantRequest) (*MigrateTenantResponse, error)
 	// GetTenantStatus tells where a tenant stands: its state, its database, each migration set's version and what is
 	// pending. Repeatable. NOT_FOUND `COMPANY_NOT_FOUND`. Operators.

@@ -41,7 +41,8 @@ type RolloutServiceClient interface {
 	// that fail until the failure budget is used up. It answers at once; watch it with WatchRollout. Repeatable by
 	// `request_id`, and a start while one with the same release and selector is RUNNING or PAUSED returns that one.
 	// FAILED_PRECONDITION `CHECKSUM_MISMATCH` and `MIGRATION_BLOCKED` (a destructive change; see `force`) with no tenant
-	// touched; NOT_FOUND `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND`; FAILED_PRECONDITION `ROLLOUT_RUNNING` while another one is.
+	// touched; NOT_FOUND `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND`; FAILED_PRECONDITION `ROLLOUT_RUNNING` while another one is;
+	// UNAVAILABLE `RELEASE_NOT_JUDGED` while the gate cannot judge.
 	StartRollout(ctx context.Context, in *StartRolloutRequest, opts ...grpc.CallOption) (*StartRolloutResponse, error)
 	// GetRollout returns a rollout and its counts. Repeatable. NOT_FOUND `ROLLOUT_NOT_FOUND`.
 	GetRollout(ctx context.Context, in *GetRolloutRequest, opts ...grpc.CallOption) (*GetRolloutResponse, error)
@@ -186,7 +187,8 @@ type RolloutServiceServer interface {
 	// that fail until the failure budget is used up. It answers at once; watch it with WatchRollout. Repeatable by
 	// `request_id`, and a start while one with the same release and selector is RUNNING or PAUSED returns that one.
 	// FAILED_PRECONDITION `CHECKSUM_MISMATCH` and `MIGRATION_BLOCKED` (a destructive change; see `force`) with no tenant
-	// touched; NOT_FOUND `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND`; FAILED_PRECONDITION `ROLLOUT_RUNNING` while another one is.
+	// touched; NOT_FOUND `COMPANY_NOT_FOUND`, `CLUSTER_NOT_FOUND`; FAILED_PRECONDITION `ROLLOUT_RUNNING` while another one is;
+	// UNAVAILABLE `RELEASE_NOT_JUDGED` while the gate cannot judge.
 	StartRollout(context.Context, *StartRolloutRequest) (*StartRolloutResponse, error)
 	// GetRollout returns a rollout and its counts. Repeatable. NOT_FOUND `ROLLOUT_NOT_FOUND`.
 	GetRollout(context.Context, *GetRolloutRequest) (*GetRolloutResponse, error)
