@@ -119,3 +119,24 @@ func Literal(s string) string {
 
 // Quote writes a name so that it can stand in a statement.
 func Quote(name string) string { return pgx.Identifier{name}.Sanitize() }
+
+// Execer is what CreateDatabase needs: a pool or a connection.
+type Execer interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+// CreateDatabase makes an empty database that only its owner and superusers can enter. It is never open: until it is
+// closed, nobody can connect at all, so that whoever looks for databases that are open to close them, as each
+// provisioner does when it starts, does not change the same row at the same time, which PostgreSQL refuses.
+func CreateDatabase(ctx context.Context, db Execer, name string) error {
+	for _, sql := range []string{
+		"CREATE DATABASE " + Quote(name) + " TEMPLATE template0 ENCODING 'UTF8' ALLOW_CONNECTIONS false",
+		"REVOKE ALL ON DATABASE " + Quote(name) + " FROM PUBLIC",
+		"ALTER DATABASE " + Quote(name) + " WITH ALLOW_CONNECTIONS true",
+	} {
+		if _, err := db.Exec(ctx, sql); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,5 +1,5 @@
-// Package scratch makes databases that are for one look at something and are dropped after it. Each says when it was made,
-// so that one which a process left when it died can be told from one in use.
+// Package scratch makes databases that are for one look at something and are dropped after it. The name of each says when
+// it was made, so that one which a process left when it died can be told from one in use.
 package scratch
 
 import (
@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -42,19 +43,28 @@ func (s Server) Run(ctx context.Context, task func(conn *pgx.Conn) error) (err e
 	return nil
 }
 
-// exec runs statements to their end, whether or not the context has one: a database whose making was given up on may be
-// there a moment after it was looked for.
-func (s Server) exec(ctx context.Context, statements ...string) error {
+// finish runs a task to its end, whether or not the context has one: a database whose making was given up on may be there a
+// moment after it was looked for.
+func (s Server) finish(ctx context.Context, task func(ctx context.Context, conn *pgx.Conn) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	return s.Run(ctx, func(conn *pgx.Conn) error {
-		for _, sql := range statements {
-			if _, err := conn.Exec(ctx, sql); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return s.Run(ctx, func(conn *pgx.Conn) error { return task(ctx, conn) })
+}
+
+// named is the name of a database that is made now, and madeAt when one was made, which only a scratch database tells.
+func named() string {
+	return Prefix + strconv.FormatInt(time.Now().Unix(), 16) + "_" + strings.ToLower(rand.Text())
+}
+
+func madeAt(name string) (at time.Time, ok bool) {
+	seconds, _, found := strings.Cut(strings.TrimPrefix(name, Prefix), "_")
+	unix, err := strconv.ParseInt(seconds, 16, 64)
+	return time.Unix(unix, 0), found && err == nil
+}
+
+func dropDatabase(ctx context.Context, conn *pgx.Conn, name string) error {
+	_, err := conn.Exec(ctx, "DROP DATABASE IF EXISTS "+pg.Quote(name)+" WITH (FORCE)")
+	return err
 }
 
 // Database makes an empty database that nobody else can enter. Drop it, also when the context has ended.
@@ -62,14 +72,14 @@ func (s Server) Database(ctx context.Context) (dsn string, drop func() error, er
 	if err := ctx.Err(); err != nil {
 		return "", nil, err
 	}
-	name := Prefix + strings.ToLower(rand.Text())
+	name := named()
 	if dsn, err = s.DSN(name); err != nil {
 		return "", nil, err
 	}
-	drop = func() error { return s.exec(ctx, "DROP DATABASE IF EXISTS "+pg.Quote(name)+" WITH (FORCE)") }
-	err = s.exec(ctx, "CREATE DATABASE "+pg.Quote(name)+" TEMPLATE template0 ENCODING 'UTF8'", "REVOKE ALL ON DATABASE "+pg.Quote(name)+" FROM PUBLIC",
-		"COMMENT ON DATABASE "+pg.Quote(name)+" IS '"+time.Now().UTC().Format(time.RFC3339)+"'")
-	if err != nil {
+	drop = func() error {
+		return s.finish(ctx, func(ctx context.Context, conn *pgx.Conn) error { return dropDatabase(ctx, conn, name) })
+	}
+	if err := s.finish(ctx, func(ctx context.Context, conn *pgx.Conn) error { return pg.CreateDatabase(ctx, conn, name) }); err != nil {
 		return "", nil, errors.Join(err, drop())
 	}
 	return dsn, drop, nil
@@ -78,22 +88,19 @@ func (s Server) Database(ctx context.Context) (dsn string, drop func() error, er
 // DropOld drops scratch databases that were made longer ago than life: no process has use for them any more.
 func (s Server) DropOld(ctx context.Context, life time.Duration) error {
 	return s.Run(ctx, func(conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, "SELECT datname, coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE starts_with(datname, $1)", Prefix)
+		rows, err := conn.Query(ctx, "SELECT datname FROM pg_database WHERE starts_with(datname, $1)", Prefix)
 		if err != nil {
 			return err
 		}
-		var name, made string
-		var old []string
-		if _, err := pgx.ForEachRow(rows, []any{&name, &made}, func() error {
-			if at, err := time.Parse(time.RFC3339, made); err == nil && time.Since(at) > life {
-				old = append(old, name)
-			}
-			return nil
-		}); err != nil {
+		names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
 			return err
 		}
-		for _, name := range old {
-			if _, err := conn.Exec(ctx, "DROP DATABASE IF EXISTS "+pg.Quote(name)+" WITH (FORCE)"); err != nil {
+		for _, name := range names {
+			if at, ok := madeAt(name); !ok || time.Since(at) <= life {
+				continue
+			}
+			if err := dropDatabase(ctx, conn, name); err != nil {
 				return err
 			}
 		}

@@ -115,13 +115,14 @@ func (m *member) unavailable(err error) error {
 	return fmt.Errorf("cluster %s: %w", m.name, err)
 }
 
-// prepare makes the group role, and closes every database there is to roles that were not let in by name.
+// prepare makes the group role, and closes every database there is to roles that were not let in by name. Those that nobody
+// can connect to are left alone: whoever makes them closes them.
 func (m *member) prepare(ctx context.Context) error {
 	_, err := m.pool.Exec(ctx, "CREATE ROLE "+TenantGroup+" NOLOGIN")
 	if code := pg.Code(err); err != nil && code != pgerrcode.DuplicateObject && code != pgerrcode.UniqueViolation {
 		return err
 	}
-	rows, err := m.pool.Query(ctx, `SELECT datname FROM pg_database d WHERE datname <> 'template0'
+	rows, err := m.pool.Query(ctx, `SELECT datname FROM pg_database d WHERE datallowconn
 		AND (datacl IS NULL OR EXISTS (SELECT FROM aclexplode(datacl) WHERE grantee = 0)) AND pg_has_role(datdba, 'USAGE')`)
 	if err != nil {
 		return err
@@ -258,15 +259,8 @@ func (s *Set) CreateEmpty(ctx context.Context, cluster string, id uuid.UUID) err
 	if err != nil {
 		return err
 	}
-	name := pg.Quote(tenant.DatabaseName(id))
-	for _, sql := range []string{
-		"CREATE DATABASE " + name + " TEMPLATE template0 ENCODING 'UTF8' ALLOW_CONNECTIONS false",
-		"REVOKE ALL ON DATABASE " + name + " FROM PUBLIC",
-		"ALTER DATABASE " + name + " WITH ALLOW_CONNECTIONS true",
-	} {
-		if _, err := pool.Exec(ctx, sql); err != nil {
-			return m.unavailable(err)
-		}
+	if err := pg.CreateDatabase(ctx, pool, tenant.DatabaseName(id)); err != nil {
+		return m.unavailable(err)
 	}
 	return nil
 }

@@ -167,14 +167,11 @@ func (b *Builder) build(ctx context.Context, clusterName, name string, r *releas
 		}
 		// It is built under another name, so that what bears the template's name is whole.
 		unfinished := unfinished(name)
-		for _, sql := range []string{
-			"DROP DATABASE IF EXISTS " + pg.Quote(unfinished) + " WITH (FORCE)",
-			"CREATE DATABASE " + pg.Quote(unfinished) + " TEMPLATE template0 ENCODING 'UTF8'",
-			"REVOKE ALL ON DATABASE " + pg.Quote(unfinished) + " FROM PUBLIC",
-		} {
-			if _, err := conn.Exec(ctx, sql); err != nil {
-				return err
-			}
+		if _, err := conn.Exec(ctx, "DROP DATABASE IF EXISTS "+pg.Quote(unfinished)+" WITH (FORCE)"); err != nil {
+			return err
+		}
+		if err := pg.CreateDatabase(ctx, conn, unfinished); err != nil {
+			return err
 		}
 		if err := b.fill(ctx, clusterName, unfinished, r); err != nil {
 			return err
