@@ -50,7 +50,7 @@ type pace struct {
 const (
 	// paceTarget is what one wait of ten may be: some times what it is while there is a processor for all, and a tenth of
 	// what it is when there is none.
-	paceTarget = 500 * time.Microsecond
+	paceTarget = 250 * time.Microsecond
 	// leastPace is how many calls a second any company may make, for each processor: where that is too much, something else
 	// keeps the processors busy.
 	leastPace = 250
