@@ -52,3 +52,20 @@ func TestNoDatabaseIsOpenWhileItIsMade(t *testing.T) {
 		require.Empty(t, <-open)
 	}
 }
+
+func TestACopyThatStartsClosesWhatIsOpenAndLeavesAloneWhatIsBeingMade(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.signUp(2) // One on each cluster.
+	w.stop()
+	dsn := w.clusters["one"].DSN("postgres")
+	query(t, dsn, "CREATE DATABASE theirs TEMPLATE template0")
+	query(t, dsn, "CREATE DATABASE being_made TEMPLATE template0 ALLOW_CONNECTIONS false")
+	w.startProvisioner()
+	for _, slug := range []string{"c1", "c2"} {
+		_, err := w.tenants().MigrateTenant(t.Context(), &provisionerv1.MigrateTenantRequest{Company: slug}) // It uses the cluster.
+		require.NoError(t, err)
+	}
+	require.Equal(t, []string{"being_made true", "theirs false"}, query(t, dsn, `SELECT datname || ' ' || (datacl IS NULL)::text FROM pg_database
+		WHERE datname IN ('theirs', 'being_made') ORDER BY 1`))
+}

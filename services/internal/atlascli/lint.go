@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 
 	"ariga.io/atlas-go-sdk/atlasexec"
 )
@@ -28,7 +29,7 @@ func (c *CLI) Lint(ctx context.Context, dsn, dir string, latest int) (*atlasexec
 	}
 	for _, f := range report.Files {
 		if cutOffText.MatchString(f.Error) {
-			return nil, reported("migrate lint", errors.New(f.Error)) // It says nothing of the file.
+			return nil, cutOff(fmt.Errorf("atlas migrate lint: %s", f.Error)) // It says nothing of the file.
 		}
 	}
 	return &report, nil

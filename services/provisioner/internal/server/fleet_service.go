@@ -119,8 +119,9 @@ func (s fleetService) SweepUninstallPlugin(r *provisionerv1.SweepUninstallPlugin
 	})
 }
 
-// recordWithin is how long the registry has to take the version of a password that is in force already.
-const recordWithin = 10 * time.Second
+// rotateWithin is how long a role may take to get its password and the registry to take its version: once begun, both are
+// done, though the caller goes away.
+const rotateWithin = 10 * time.Second
 
 // rotate gives a tenant's role its next password. Between the two steps, and if the second is not reached, gateways find
 // out by trying the next version; whoever rotates next makes the same one again.
@@ -139,7 +140,7 @@ func (s *Server) rotate(ctx context.Context, t *registryv1.Tenant) (version int3
 			return err
 		}
 		next := now.GetPasswordVersion() + 1
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordWithin)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rotateWithin)
 		defer cancel()
 		if err := s.Clusters.Open(ctx, t.GetCluster(), id, next); err != nil {
 			return err
