@@ -260,6 +260,26 @@ func TestACallThatRunsEndsBeforeTheServerDoes(t *testing.T) {
 	require.NoError(t, <-answer)
 }
 
+func TestAServerThatIsStoppedBeforeItServesEndsWell(t *testing.T) {
+	t.Parallel()
+	authority, err := pki.Open(t.TempDir())
+	require.NoError(t, err)
+	files, err := authority.Issue("service/registry", "127.0.0.1")
+	require.NoError(t, err)
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	for range 20 {
+		server, err := rpc.NewServer(rpc.Config{Name: "test", TLS: rpc.TLS{CA: authority.CA(), Cert: files.Cert, Key: files.Key}, Access: access,
+			Logger: zaptest.NewLogger(t), Grace: time.Minute})
+		require.NoError(t, err)
+		registryv1.RegisterSessionServiceServer(server, &sessions{})
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		require.NoError(t, server.Serve(stopped, l))
+		require.ErrorIs(t, l.Close(), net.ErrClosed)
+	}
+}
+
 func TestAServerWhoseTableDoesNotFitDoesNotServe(t *testing.T) {
 	t.Parallel()
 	authority, err := pki.Open(t.TempDir())

@@ -130,5 +130,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		s.Stop()
 		<-ended
 	}
-	return <-failed
+	if err := <-failed; !errors.Is(err, grpc.ErrServerStopped) { // That says that it was stopped before it served.
+		return err
+	}
+	return nil
 }
